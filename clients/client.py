@@ -1,0 +1,153 @@
+"""What a simulated NLU device does, as a config and as a Flower `ClientApp`.
+
+`NLUClient` says how a device trains. `bind` attaches it to a population and a model; `app` puts the
+result behind Flower's three message types. Engines in this process that need no messages call
+the trainer directly.
+"""
+
+from dataclasses import dataclass
+
+from flwr.app import Context, Error, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from fedsim.engine.flower import to_parameters, to_record
+from fedsim.errors import require
+from fedsim.models import JointTagger
+from fedsim.population import Population
+from fedsim.training import LocalTrainer, procedures
+
+LEARNING_RATES = {"sgd": 1.0, "adamw": 1e-3}
+"""Default learning rate of each optimizer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NLUClient:
+    """How a device trains on its own utterances.
+
+    Attributes:
+      batch_size: examples a batch, >= 1.
+      local_epochs: passes over what the device holds in a round, >= 1.
+      local_steps: batches a round instead of epochs, or None.
+      optimizer: "sgd" or "adamw".
+      learning_rate: > 0, or None for 1.0 (sgd) and 1e-3 (adamw).
+      proximal_mu: weight of a proximal term of the client's own; FedProx sends its own instead.
+
+    Example:
+      >>> NLUClient(batch_size=8).learning_rate_used
+      1.0
+    """
+
+    batch_size: int = 16
+    local_epochs: int = 1
+    local_steps: int | None = None
+    optimizer: str = "sgd"
+    learning_rate: float | None = None
+    proximal_mu: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "local_epochs", "local_steps"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"{name} is {value}; choose 1 or more")
+        known = ", ".join(LEARNING_RATES)
+        require(
+            self.optimizer in LEARNING_RATES,
+            f"optimizer is {self.optimizer!r}; choose one of {known}",
+        )
+        rate = self.learning_rate
+        require(rate is None or rate > 0, f"learning_rate is {rate}; choose more than 0")
+        require(
+            self.proximal_mu >= 0, f"proximal_mu is {self.proximal_mu}; choose 0 (none) or more"
+        )
+
+    @property
+    def learning_rate_used(self) -> float:
+        """The learning rate, or the optimizer's default."""
+        if self.learning_rate is None:
+            return LEARNING_RATES[self.optimizer]
+        return self.learning_rate
+
+    def bind(self, population: Population, model: JointTagger, seed: int) -> LocalTrainer:
+        """The local training of every device of a population.
+
+        Args:
+          population: cut into the periods of the run.
+          model: whose losses are trained.
+          seed: the run's.
+        """
+        return LocalTrainer(
+            population=population,
+            model=model,
+            procedure=procedures(self.optimizer, model, self.learning_rate_used),
+            batch_size=self.batch_size,
+            local_epochs=self.local_epochs,
+            local_steps=self.local_steps,
+            seed=seed,
+            proximal_mu=self.proximal_mu,
+        )
+
+    def app(self, trainer: LocalTrainer) -> ClientApp:
+        """The trainer behind Flower messages."""
+        return app(trainer)
+
+
+def app(trainer: LocalTrainer) -> ClientApp:
+    """A Flower `ClientApp` around a trainer.
+
+    The device is the node id; `server-round`, `period` (from 0) and FedProx's `proximal-mu` come in
+    the message's config record. Replies to `train` hold one array record `arrays` and one metric
+    record `metrics` with `num-examples`, `train_loss` and `seen` (real examples behind that loss).
+    """
+    client = ClientApp()
+
+    @client.train()
+    def train(message: Message, context: Context) -> Message:
+        config = _config(message)
+        proximal_mu = config.get("proximal-mu")
+        result = trainer.train(
+            _parameters(message),
+            device=context.node_id,
+            period=int(config.get("period", 0)),
+            round=int(config.get("server-round", 0)),
+            proximal_mu=None if proximal_mu is None else float(proximal_mu),
+        )
+        metrics = MetricRecord(
+            {"num-examples": result.examples, "train_loss": result.loss, "seen": result.seen}
+        )
+        content = RecordDict({"arrays": to_record(result.parameters), "metrics": metrics})
+        return Message(content, reply_to=message)
+
+    @client.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        score = trainer.evaluate(_parameters(message), device=context.node_id)
+        if score is None:
+            return Message(Error(code=0, reason="no held-out utterances"), reply_to=message)
+        metrics = MetricRecord(
+            {
+                "num-examples": score.examples,
+                "eval_loss": score.loss,
+                "intent_accuracy": score.intent_accuracy,
+            }
+        )
+        return Message(RecordDict({"metrics": metrics}), reply_to=message)
+
+    @client.query()
+    def query(message: Message, context: Context) -> Message:
+        period = int(_config(message).get("period", 0))
+        held = trainer.activity(context.node_id, period)
+        return Message(
+            RecordDict({"metrics": MetricRecord({"activity": held})}), reply_to=message
+        )
+
+    return client
+
+
+def _parameters(message: Message):
+    return to_parameters(next(iter(message.content.array_records.values())))
+
+
+def _config(message: Message) -> dict:
+    return {
+        key: value
+        for record in message.content.config_records.values()
+        for key, value in record.items()
+    }

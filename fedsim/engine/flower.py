@@ -1,0 +1,77 @@
+"""Where fedsim touches Flower's internals, and nowhere else.
+
+Flower builds a `Message` from a task identity that its runtime sets, and packs arrays into bytes.
+In one process there is no runtime and bytes are waste, so this module sets the identity for a
+while and offers an `Array` that shares its buffer until somebody asks for bytes.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from io import BytesIO
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord
+from flwr.supercore.task_identity import TaskIdentity
+from torch import Tensor
+
+
+@contextmanager
+def task_identity() -> Iterator[None]:
+    """Let Flower code create messages in this process; an identity already set is kept."""
+    names = ("_run_id", "_node_id", "_task_id")
+    before = {name: getattr(TaskIdentity, name) for name in names}
+    for name, value in before.items():
+        if value is None:
+            setattr(TaskIdentity, name, 0)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(TaskIdentity, name, value)
+
+
+class LiveArray(Array):
+    """An `Array` over a NumPy buffer; serialised only when `data` is read.
+
+    The buffer is shared with whoever reads `numpy()`, so nobody may write to it.
+    """
+
+    def __init__(self, ndarray: np.ndarray) -> None:
+        fields = {"dtype": str(ndarray.dtype), "shape": ndarray.shape, "stype": "numpy.ndarray"}
+        self.__dict__.update(fields, _live=ndarray)
+
+    def numpy(self) -> np.ndarray:
+        """The buffer itself."""
+        return self.__dict__["_live"]
+
+    @property  # type: ignore[override]
+    def data(self) -> bytes:
+        """The bytes `Array(ndarray)` would hold."""
+        buffer = BytesIO()
+        np.save(buffer, self.numpy(), allow_pickle=False)
+        return buffer.getvalue()
+
+
+def to_record(parameters: Mapping[str, Tensor]) -> ArrayRecord:
+    """Parameters as an `ArrayRecord` that shares their memory (CPU tensors)."""
+    record = ArrayRecord()
+    # One at a time: ArrayRecord(dict) would rebuild, and thereby serialise, every array.
+    for name, tensor in parameters.items():
+        record[name] = LiveArray(tensor.detach().cpu().numpy())
+    return record
+
+
+def to_parameters(record: ArrayRecord, like: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """An `ArrayRecord` as tensors, in the order and dtype of `like` where given.
+
+    Flower's adaptive optimizers return float64; the model stays in its own precision.
+    """
+    arrays = {name: np.asarray(array.numpy()) for name, array in record.items()}
+    if like is None:
+        return {name: _tensor(array) for name, array in arrays.items()}
+    return {name: _tensor(arrays[name]).to(tensor.dtype) for name, tensor in like.items()}
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(array if array.flags.writeable else array.copy())

@@ -1,0 +1,126 @@
+"""Devices on a pool of threads in this process, behind Flower's own `Grid` interface.
+
+Torch releases the interpreter lock inside its kernels, so threads train devices in parallel
+without copies, processes or serialisation. Each kernel runs on one thread: the result does not
+depend on how many workers there are.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import count
+from typing import TypeVar
+
+import torch
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
+
+log = logging.getLogger(__name__)
+
+T, R = TypeVar("T"), TypeVar("R")
+
+
+class LocalGrid(Grid):
+    """A Flower grid whose nodes are devices 0 .. devices - 1, run by worker threads.
+
+    Args:
+      app: what a device does with a message.
+      devices: number of devices.
+      workers: threads; 0 runs devices in the calling thread, one after another.
+
+    Use as a context manager, which ends the threads:
+
+        with LocalGrid(app, devices=100, workers=2) as grid:
+            replies = grid.send_and_receive(messages)
+    """
+
+    def __init__(self, app: ClientApp, *, devices: int, workers: int) -> None:
+        self._app = app
+        self._devices = devices
+        self._workers = workers
+        self._states: dict[int, RecordDict] = {}
+        self._ids = count(1)
+        self._pending: dict[str, Future[Message]] = {}
+
+    def __enter__(self) -> "LocalGrid":
+        self._threads_before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        self._pool = ThreadPoolExecutor(self._workers) if self._workers else None
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._pool:
+            self._pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(self._threads_before)
+
+    def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterable[R]:
+        """Apply a function on the workers; results in the order of the items."""
+        return self._pool.map(function, items) if self._pool else map(function, items)
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Train (or evaluate, or query) every addressed device; one reply each, in any order."""
+        return list(self.map(self._handle, messages))
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Start work on messages; without workers it is done before this returns."""
+        ids = []
+        for message in messages:
+            key = str(next(self._ids))
+            if self._pool:
+                self._pending[key] = self._pool.submit(self._handle, message)
+            else:
+                self._pending[key] = Future()
+                self._pending[key].set_result(self._handle(message))
+            ids.append(key)
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Replies that are ready; each is handed out once."""
+        ready = [key for key in message_ids if key in self._pending and self._pending[key].done()]
+        return [self._pending.pop(key).result() for key in ready]
+
+    def get_node_ids(self) -> Iterable[int]:
+        """All device ids."""
+        return range(self._devices)
+
+    def set_run(self, run) -> None:
+        """Accepted for the interface's sake; there is one run in this process."""
+
+    @property
+    def run(self):
+        """Not available: no SuperLink has registered a run."""
+        raise RuntimeError("LocalGrid runs in this process; there is no registered Flower run")
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """A message to a device."""
+        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
+
+    def _handle(self, message: Message) -> Message:
+        """Run the app for one device; whatever it raises becomes an error reply."""
+        device = message.metadata.dst_node_id
+        context = Context(
+            run_id=message.metadata.run_id,
+            node_id=device,
+            node_config={"partition-id": device, "num-partitions": self._devices},
+            state=self._states.get(device) or RecordDict(),
+            run_config={},
+        )
+        try:
+            reply = self._app(message, context)
+        except Exception as error:
+            log.debug("device %d failed", device, exc_info=True)
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            return Message(Error(code=0, reason=reason), reply_to=message)
+        if context.state:
+            self._states[device] = context.state
+        return reply

@@ -1,0 +1,45 @@
+"""A bidirectional LSTM for joint intents and slots."""
+
+import torch
+from torch import Tensor, nn
+
+from fedsim.models.joint import JointTagger, Parameters
+from fedsim.models.lstm import bidirectional_lstm
+from fedsim.models.packing import Packing
+
+
+class BiLSTMTagger(JointTagger):
+    """Embedding, one bidirectional LSTM layer, intent and slot heads.
+
+    Args:
+      rows: rows of the embedding table, padding included.
+      intents: number of intents.
+      slot_labels: number of BIO labels.
+      embedding: width of a word embedding.
+      hidden: width of each direction's state.
+
+    Example:
+      >>> model = BiLSTMTagger(rows=100, intents=3, slot_labels=5, embedding=4, hidden=8)
+      >>> {name: tuple(p.shape) for name, p in model.named_parameters() if "lstm" in name}
+      {'lstm_ih': (2, 32, 4), 'lstm_hh': (2, 32, 8), 'lstm_bias': (2, 32)}
+    """
+
+    def __init__(
+        self, *, rows: int, intents: int, slot_labels: int, embedding: int = 64, hidden: int = 128
+    ) -> None:
+        super().__init__(
+            rows=rows,
+            intents=intents,
+            slot_labels=slot_labels,
+            embedding=embedding,
+            features=2 * hidden,
+        )
+        self.lstm_ih = nn.Parameter(torch.empty(2, 4 * hidden, embedding))
+        self.lstm_hh = nn.Parameter(torch.empty(2, 4 * hidden, hidden))
+        self.lstm_bias = nn.Parameter(torch.empty(2, 4 * hidden))
+
+    def encode(self, parameters: Parameters, words: Tensor, packing: Packing) -> Tensor:
+        """States of both directions, shape (..., n, 2 hidden)."""
+        return bidirectional_lstm(
+            words, parameters["lstm_ih"], parameters["lstm_hh"], parameters["lstm_bias"], packing
+        )

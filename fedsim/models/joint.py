@@ -1,0 +1,166 @@
+"""Joint intent classification and slot filling, on top of any sentence encoder.
+
+The intent is read from the mean over a sentence's words, each slot label from its word. The loss is
+per example: intent cross-entropy plus the mean slot cross-entropy over the example's own words (a
+mean over the batch's words would couple examples and break per-example privacy).
+
+Models are functional: `losses(parameters, batch)` takes the parameters as a dict of tensors, all of
+them with a leading device axis or none of them, so that one function serves a single device, a
+stack of devices and the server.
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fedsim.models.packing import Packing
+from fedsim.rng import torch_generator
+
+if TYPE_CHECKING:
+    from fedsim.population import Population
+
+Parameters = dict[str, Tensor]
+Batch = Mapping[str, Tensor]
+"""token_ids (..., B, T, pieces), lengths (..., B), intents (..., B), slots (..., B, T), weight
+(..., B), size (...); rows sorted by length, longest first. See `fedsim.training.batches`."""
+
+
+class Predictions(NamedTuple):
+    """What the model says about a batch.
+
+    Attributes:
+      intents: (..., B) intent ids.
+      slots: (..., B, T) slot label ids, -1 at padding.
+      losses: (..., B) per-example losses.
+    """
+
+    intents: Tensor
+    slots: Tensor
+    losses: Tensor
+
+
+class JointTagger(nn.Module):
+    """Word embedding, an encoder, and two linear heads.
+
+    Subclasses add the encoder's parameters and `encode`.
+
+    Args:
+      rows: rows of the embedding table, padding included.
+      intents: number of intents.
+      slot_labels: number of BIO labels.
+      embedding: width of a word embedding.
+      features: width of the encoder's output.
+    """
+
+    def __init__(
+        self, *, rows: int, intents: int, slot_labels: int, embedding: int, features: int
+    ) -> None:
+        super().__init__()
+        self.embedding = nn.Parameter(torch.empty(rows, embedding))
+        self.intent_weight = nn.Parameter(torch.empty(intents, features))
+        self.intent_bias = nn.Parameter(torch.empty(intents))
+        self.slot_weight = nn.Parameter(torch.empty(slot_labels, features))
+        self.slot_bias = nn.Parameter(torch.empty(slot_labels))
+
+    @classmethod
+    def sized_for(cls, population: "Population", *, seed: int = 0, **sizes: Any) -> Self:
+        """A model for a population's declared labels and vocabulary size; reads nothing else.
+
+        Args:
+          population: whose inventory and vocabulary rows are used.
+          seed: of the initial parameters.
+          **sizes: widths, passed to the constructor.
+        """
+        model = cls(
+            rows=population.vocabulary.rows,
+            intents=len(population.inventory.intents),
+            slot_labels=len(population.inventory.slot_labels),
+            **sizes,
+        )
+        model.initialise(torch_generator(seed, "model"))
+        return model
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> None:
+        """Fresh parameters: embeddings N(0, 1), matrices U(+-1/sqrt(inputs)), biases zero."""
+        for name, parameter in self.named_parameters():
+            if name == "embedding":
+                parameter.normal_(generator=generator)
+            elif "bias" in name:
+                parameter.zero_()
+            elif "scale" in name:
+                parameter.fill_(1.0)
+            else:
+                bound = parameter.shape[-1] ** -0.5
+                parameter.uniform_(-bound, bound, generator=generator)
+
+    @abstractmethod
+    def encode(self, parameters: Parameters, words: Tensor, packing: Packing) -> Tensor:
+        """Features of each word: (..., n, embedding) -> (..., n, features)."""
+
+    def losses(self, parameters: Parameters, batch: Batch) -> Tensor:
+        """Joint loss of each example, shape (..., B)."""
+        packing, intents, slots = self._logits(parameters, batch)
+        return _joint_losses(batch, packing, intents, slots)
+
+    def predict(self, parameters: Parameters, batch: Batch) -> Predictions:
+        """Most likely labels, and the losses."""
+        packing, intents, slots = self._logits(parameters, batch)
+        labels = packing.padded(slots.argmax(-1, keepdim=True) + 1).squeeze(-1) - 1
+        labels = labels.masked_fill(batch["slots"] < 0, -1)
+        losses = _joint_losses(batch, packing, intents, slots)
+        return Predictions(intents.argmax(-1), labels, losses)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Per-example losses at the module's own parameters."""
+        return self.losses(dict(self.named_parameters()), batch)
+
+    def _logits(self, parameters: Parameters, batch: Batch) -> tuple[Packing, Tensor, Tensor]:
+        """Layout, intent logits (..., B, intents) and slot logits (..., n, slot labels)."""
+        token_ids = batch["token_ids"]
+        packing = Packing.of(batch["lengths"], token_ids.shape[-2])
+        words = _embed(parameters["embedding"], packing.packed(token_ids))
+        features = self.encode(parameters, words, packing)
+        intents = linear(
+            packing.means(features), parameters["intent_weight"], parameters["intent_bias"]
+        )
+        slots = linear(features, parameters["slot_weight"], parameters["slot_bias"])
+        return packing, intents, slots
+
+
+def linear(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A linear layer whose weight may carry a leading device axis.
+
+    Args:
+      inputs: (..., rows, inputs).
+      weight: (outputs, inputs) or (devices, outputs, inputs).
+      bias: (outputs,) or (devices, outputs).
+    """
+    if weight.dim() == 2:
+        return F.linear(inputs, weight, bias)
+    return torch.baddbmm(bias.unsqueeze(1), inputs, weight.transpose(1, 2))
+
+
+def _embed(table: Tensor, token_ids: Tensor) -> Tensor:
+    """Mean of a word's pieces: rows (..., n, pieces) of (..., rows, width) -> (..., n, width)."""
+    if table.dim() == 2:
+        return F.embedding(token_ids, table).mean(-2)
+    devices, rows, width = table.shape
+    shifted = token_ids + rows * torch.arange(devices, device=table.device).view(-1, 1, 1)
+    return F.embedding(shifted, table.reshape(-1, width)).mean(-2)
+
+
+def _joint_losses(batch: Batch, packing: Packing, intents: Tensor, slots: Tensor) -> Tensor:
+    """Intent cross-entropy plus the mean slot cross-entropy of each example's words."""
+    wanted = packing.packed(batch["slots"].unsqueeze(-1)).squeeze(-1).clamp(min=0)
+    words = _cross_entropy(slots, wanted)
+    return _cross_entropy(intents, batch["intents"]) + packing.means(words.unsqueeze(-1)).squeeze(-1)
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    flat = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
+    return flat.view(labels.shape)

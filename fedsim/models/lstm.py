@@ -1,0 +1,148 @@
+"""How sentences of any lengths run through an LSTM.
+
+Both directions run side by side: the backward direction is the forward one on reversed sentences,
+so padding always comes last and never reaches a word. One device on a CPU goes through
+PyTorch's own kernel; stacked devices (a leading axis on every weight) go through `_Recurrence`,
+one batched product a time step over all devices and directions, packed so that no step works on
+sentences that have ended.
+
+Gates are in PyTorch's order (input, forget, cell, output). There is one bias, the sum of
+`nn.LSTM`'s two: their gradients are equal, so training both would only double its step.
+"""
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from fedsim.models.packing import Packing
+
+
+def bidirectional_lstm(
+    words: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor, packing: Packing
+) -> Tensor:
+    """Hidden states of one bidirectional layer.
+
+    Args:
+      words: (..., n, inputs) packed words.
+      weight_ih: (..., 2, 4 hidden, inputs), forward then backward.
+      weight_hh: (..., 2, 4 hidden, hidden).
+      bias: (..., 2, 4 hidden).
+      packing: where the words lie.
+
+    Returns:
+      (..., n, 2 hidden) packed states.
+    """
+    mirrored = packing.reversed(words)
+    if words.dim() == 2:
+        ahead, back = (
+            _stock(packing.padded(w), weight_ih[d], weight_hh[d], bias[d])
+            for d, w in enumerate((words, mirrored))
+        )
+        return torch.cat([packing.packed(ahead), packing.reversed(packing.packed(back))], dim=-1)
+    stacked = torch.stack([words, mirrored], dim=-3).flatten(0, -3)
+    projected = torch.baddbmm(
+        bias.flatten(0, -2).unsqueeze(1), stacked, weight_ih.flatten(0, -3).transpose(1, 2)
+    )
+    states = _Recurrence.apply(projected, weight_hh.flatten(0, -3), packing.steps)
+    ahead, back = states.unflatten(0, (*words.shape[:-2], 2)).unbind(-3)
+    return torch.cat([ahead, packing.reversed(back)], dim=-1)
+
+
+def _stock(padded: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> Tensor:
+    """One direction through PyTorch's kernel: (examples, tokens, inputs) -> (..., hidden)."""
+    state = padded.new_zeros(1, padded.shape[0], weight_hh.shape[1])
+    weights = [weight_ih, weight_hh, bias, torch.zeros_like(bias)]
+    return torch.lstm(padded, (state, state), weights, True, 1, 0.0, True, False, True)[0]
+
+
+class _Recurrence(torch.autograd.Function):
+    """Hidden states from gate pre-activations, packed; the time loop and its mirror image."""
+
+    @staticmethod
+    def forward(ctx, projected: Tensor, weight: Tensor, steps: list[int]) -> Tensor:
+        directions, words, width = projected.shape
+        hidden = width // 4
+        transposed = weight.transpose(1, 2)
+        gates = torch.empty_like(projected)
+        memory = projected.new_empty(3, directions, words, hidden)  # cells, their tanh, states
+        h = c = None
+        for gate, a, kept in zip(
+            projected.split(steps, 1), gates.split(steps, 1), memory.split(steps, 2), strict=True
+        ):
+            cell, squashed, state = kept.unbind(0)
+            count = gate.shape[1]
+            if h is not None:
+                gate = torch.baddbmm(gate, h[:, :count], transposed)
+            torch.sigmoid(gate, out=a)
+            i, f, g, o = a.split(hidden, 2)
+            torch.tanh(gate.narrow(2, 2 * hidden, hidden), out=g)
+            torch.mul(i, g, out=cell)
+            if c is not None:
+                cell.addcmul_(f, c[:, :count])
+            torch.tanh(cell, out=squashed)
+            torch.mul(o, squashed, out=state)
+            h, c = state, cell
+        ctx.save_for_backward(gates, memory, weight)
+        ctx.steps = steps
+        return memory[2]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        gates, memory, weight = ctx.saved_tensors
+        steps, hidden = ctx.steps, memory.shape[-1]
+        delta = torch.empty_like(gates)
+        parts = list(
+            zip(
+                grad.split(steps, 1),
+                gates.split(steps, 1),
+                memory.split(steps, 2),
+                delta.split(steps, 1),
+                strict=True,
+            )
+        )
+        dh = dc = None
+        for index in range(len(steps) - 1, -1, -1):
+            gh, a, kept, d = parts[index]
+            count = gh.shape[1]
+            _, squashed, _ = kept.unbind(0)
+            i, f, g, o = a.split(hidden, 2)
+            di, df, dg, do = d.split(hidden, 2)
+            if dh is not None:
+                later = dh.shape[1]
+                gh = torch.add(gh, dh) if later == count else _add_first(gh, dh)
+            torch.mul(gh, squashed, out=do)
+            gc = torch.ops.aten.tanh_backward(gh * o, squashed)
+            if dc is not None:
+                gc[:, : dc.shape[1]] += dc
+            torch.mul(gc, g, out=di)
+            torch.mul(gc, i, out=dg)
+            if index:
+                torch.mul(gc, parts[index - 1][2][0][:, :count], out=df)
+                dc = gc * f
+            else:
+                df.zero_()
+            tanh_slope = torch.ops.aten.tanh_backward(dg, g)
+            torch.ops.aten.sigmoid_backward.grad_input(d, a, grad_input=d)
+            dg.copy_(tanh_slope)
+            if index:
+                dh = torch.bmm(d, weight)
+        return delta, _weight_gradient(delta, memory[2], steps), None
+
+
+def _add_first(grad: Tensor, later: Tensor) -> Tensor:
+    grad = grad.clone()
+    grad[:, : later.shape[1]] += later
+    return grad
+
+
+def _weight_gradient(delta: Tensor, states: Tensor, steps: list[int]) -> Tensor:
+    """Gradient of the recurrent weight: each word's delta with the state before it."""
+    first = steps[0]
+    offsets = [0]
+    for count in steps:
+        offsets.append(offsets[-1] + count)
+    previous = torch.cat(
+        [states[:, offsets[t] : offsets[t] + steps[t + 1]] for t in range(len(steps) - 1)], dim=1
+    ) if len(steps) > 1 else states[:, :0]
+    return torch.bmm(delta[:, first:].transpose(1, 2), previous)

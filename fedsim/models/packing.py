@@ -1,0 +1,89 @@
+"""Where the words of padded sentences lie when padding is left out.
+
+Sentences are sorted by length, longest first, and packed time step by time step: step t holds the
+sentences that still have a word there. With a leading device axis, a step is as wide as the widest
+device needs, so that devices of one stack share one layout.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Packing:
+    """The packed layout of `examples` sentences of at most `tokens` words; `n` places in all.
+
+    Attributes:
+      examples: sentences of a (device's) batch.
+      tokens: width of the padded batch.
+      steps: sentences at each time step, non-increasing, sums to n.
+      place: (n,) index of each place in the flattened (examples x tokens) batch.
+      example: (n,) sentence of each place.
+      mirror: (..., n) the place that mirrors each in its sentence (itself where there is no word).
+      real: (..., n) bool, places that hold a word.
+      lengths: (..., examples) words of each sentence.
+    """
+
+    examples: int
+    tokens: int
+    steps: list[int]
+    place: Tensor
+    example: Tensor
+    mirror: Tensor
+    real: Tensor
+    lengths: Tensor
+
+    @classmethod
+    def of(cls, lengths: Tensor, tokens: int) -> "Packing":
+        """The layout of sentences sorted by length.
+
+        Args:
+          lengths: (..., examples) int64, non-increasing along the last axis.
+          tokens: width of the padded batch.
+
+        Example:
+          >>> p = Packing.of(torch.tensor([3, 1]), tokens=3)
+          >>> p.steps, p.place.tolist(), p.mirror.tolist()
+          ([2, 1, 1], [0, 3, 1, 2], [3, 1, 2, 0])
+        """
+        examples = lengths.shape[-1]
+        time = torch.arange(tokens, device=lengths.device)
+        widest = lengths.reshape(-1, examples).amax(0) if examples else lengths.new_zeros(0)
+        inside = time[:, None] < widest
+        step, example = inside.nonzero(as_tuple=True)
+        active = inside.sum(1)
+        first = active.cumsum(0) - active
+        opposite = lengths[..., example] - 1 - step
+        real = opposite >= 0
+        itself = torch.arange(len(step), device=lengths.device)
+        mirror = torch.where(real, first[opposite.clamp(min=0)] + example, itself)
+        steps = [count for count in active.tolist() if count]
+        return cls(examples, tokens, steps, example * tokens + step, example, mirror, real, lengths)
+
+    def packed(self, padded: Tensor) -> Tensor:
+        """(..., examples, tokens, features) -> (..., n, features)."""
+        return padded.flatten(-3, -2).index_select(-2, self.place)
+
+    def padded(self, packed: Tensor) -> Tensor:
+        """(..., n, features) -> (..., examples, tokens, features), zero where there is no word."""
+        size = (*packed.shape[:-2], self.examples * self.tokens, packed.shape[-1])
+        flat = packed.new_zeros(size).index_copy(-2, self.place, packed)
+        return flat.unflatten(-2, (self.examples, self.tokens))
+
+    def reversed(self, packed: Tensor) -> Tensor:
+        """Every sentence in the opposite order, shape (..., n, features)."""
+        if self.mirror.dim() == 1:
+            return packed.index_select(-2, self.mirror)
+        return packed.gather(-2, self.mirror.unsqueeze(-1).expand(packed.shape))
+
+    def sums(self, packed: Tensor) -> Tensor:
+        """Sums over the words of each sentence: (..., n, features) -> (..., examples, features)."""
+        kept = packed * self.real.unsqueeze(-1)
+        size = (*packed.shape[:-2], self.examples, packed.shape[-1])
+        return packed.new_zeros(size).index_add(-2, self.example, kept)
+
+    def means(self, packed: Tensor) -> Tensor:
+        """Means over the words of each sentence, shape (..., examples, features)."""
+        return self.sums(packed) / self.lengths.clamp(min=1).unsqueeze(-1)

@@ -1,0 +1,115 @@
+"""A small transformer for joint intents and slots.
+
+Pre-norm blocks; attention is built from linear maps and `scaled_dot_product_attention`; positions
+are sinusoids, so they are no parameters and need no table.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fedsim.models.joint import JointTagger, Parameters, linear
+from fedsim.models.packing import Packing
+
+
+class TransformerTagger(JointTagger):
+    """Embedding, `layers` pre-norm transformer blocks, intent and slot heads.
+
+    Args:
+      rows: rows of the embedding table, padding included.
+      intents: number of intents.
+      slot_labels: number of BIO labels.
+      embedding: width of the model; divisible by `heads`.
+      layers: number of blocks.
+      heads: attention heads.
+    """
+
+    def __init__(
+        self,
+        *,
+        rows: int,
+        intents: int,
+        slot_labels: int,
+        embedding: int = 128,
+        layers: int = 2,
+        heads: int = 4,
+    ) -> None:
+        super().__init__(
+            rows=rows,
+            intents=intents,
+            slot_labels=slot_labels,
+            embedding=embedding,
+            features=embedding,
+        )
+        self.layers, self.heads = layers, heads
+        for layer in range(layers):
+            for name, outputs, inputs in (
+                ("qkv", 3 * embedding, embedding),
+                ("mix", embedding, embedding),
+                ("up", 4 * embedding, embedding),
+                ("down", embedding, 4 * embedding),
+            ):
+                self._add(f"{name}_weight_{layer}", outputs, inputs)
+                self._add(f"{name}_bias_{layer}", outputs)
+            for name in ("attention", "feedforward"):
+                self._add_norm(f"{name}_{layer}", embedding)
+        self._add_norm("last", embedding)
+
+    def _add(self, name: str, *shape: int) -> None:
+        self.register_parameter(name, nn.Parameter(torch.empty(*shape)))
+
+    def _add_norm(self, name: str, width: int) -> None:
+        self._add(f"{name}_scale", width)
+        self._add(f"{name}_bias", width)
+
+    def encode(self, parameters: Parameters, words: Tensor, packing: Packing) -> Tensor:
+        """Contextual words, shape (..., n, embedding)."""
+        states = packing.padded(words)
+        states = states + _sinusoids(packing.tokens, states.shape[-1], states)
+        column = torch.arange(packing.tokens, device=words.device)
+        # An empty sentence attends to its first place, so that no softmax is over nothing.
+        visible = column < packing.lengths.clamp(min=1).unsqueeze(-1)
+        for layer in range(self.layers):
+            states = states + self._attend(parameters, layer, states, visible)
+            states = states + self._feed(parameters, layer, states)
+        return packing.packed(_norm(parameters, "last", states))
+
+    def _attend(self, p: Parameters, layer: int, states: Tensor, visible: Tensor) -> Tensor:
+        normed = _norm(p, f"attention_{layer}", states)
+        qkv = _linear(normed, p[f"qkv_weight_{layer}"], p[f"qkv_bias_{layer}"])
+        q, k, v = (
+            part.unflatten(-1, (self.heads, -1)).transpose(-3, -2) for part in qkv.chunk(3, dim=-1)
+        )
+        mask = visible[..., None, None, :]
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        mixed = mixed.transpose(-3, -2).flatten(-2)
+        return _linear(mixed, p[f"mix_weight_{layer}"], p[f"mix_bias_{layer}"])
+
+    def _feed(self, p: Parameters, layer: int, states: Tensor) -> Tensor:
+        normed = _norm(p, f"feedforward_{layer}", states)
+        inner = F.gelu(_linear(normed, p[f"up_weight_{layer}"], p[f"up_bias_{layer}"]))
+        return _linear(inner, p[f"down_weight_{layer}"], p[f"down_bias_{layer}"])
+
+
+def _linear(states: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`linear` on (..., examples, tokens, inputs)."""
+    return linear(states.flatten(-3, -2), weight, bias).unflatten(-2, states.shape[-3:-1])
+
+
+def _norm(parameters: Parameters, name: str, states: Tensor) -> Tensor:
+    """Layer normalisation whose scale and bias may carry a leading device axis."""
+    scale, bias = parameters[f"{name}_scale"], parameters[f"{name}_bias"]
+    normed = F.layer_norm(states, states.shape[-1:])
+    if scale.dim() == 2:
+        scale, bias = scale[:, None, None], bias[:, None, None]
+    return normed * scale + bias
+
+
+def _sinusoids(tokens: int, width: int, like: Tensor) -> Tensor:
+    """Position codes (tokens, width) of Vaswani et al. 2017, section 3.5."""
+    place = torch.arange(tokens, dtype=like.dtype, device=like.device).unsqueeze(1)
+    rate = torch.exp(
+        torch.arange(0, width, 2, dtype=like.dtype, device=like.device)
+        * (-torch.log(torch.tensor(10_000.0)).item() / width)
+    )
+    return torch.stack([torch.sin(place * rate), torch.cos(place * rate)], dim=-1).flatten(-2)

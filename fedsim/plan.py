@@ -1,0 +1,107 @@
+"""One round as a value: what was planned before it, and what a finished round adds.
+
+A plan holds the rates a cohort was drawn with and the weights its updates get. It travels with the
+round, so that what ran and what is accounted cannot drift apart.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from fedsim.models.joint import Parameters
+
+Draw = Literal["poisson", "fixed"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plan:
+    """Who takes part in a round, how likely each device was to, and what it weighs.
+
+    Attributes:
+      round: from 1.
+      period: from 0.
+      cohort: (drawn,) device ids, increasing.
+      examples: (drawn,) examples each drawn device holds.
+      weights: (drawn,) planned aggregation weights, >= 0; not normalised.
+      rates: (devices,) participation rate of every device in this round, in [0, 1].
+      draw: "poisson" (independent coins) or "fixed" (fixed size, inclusion probability = rate).
+      mechanism: what makes the round private at device level, or None.
+    """
+
+    round: int
+    period: int
+    cohort: np.ndarray
+    examples: np.ndarray
+    weights: np.ndarray
+    rates: np.ndarray
+    draw: Draw
+    mechanism: Any = None
+
+
+class Failure(NamedTuple):
+    """A device whose reply did not count.
+
+    Attributes:
+      device: its id.
+      stage: "train" (it replied with an error), "reply" (what it sent cannot be used), or "missing".
+      error: one line.
+    """
+
+    device: int
+    stage: str
+    error: str
+
+
+class Scores(NamedTuple):
+    """What a model says about a set of held-out examples, in their own order.
+
+    Attributes:
+      intents: (n,) predicted intent ids.
+      slots: (words,) predicted slot label ids, flat as in `Examples.slots`.
+      losses: (n,) joint losses.
+    """
+
+    intents: np.ndarray
+    slots: np.ndarray
+    losses: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FinishedRound:
+    """Everything probes may read about a round that is over.
+
+    Attributes:
+      round: from 1.
+      period: from 0.
+      last: whether it is the last of the run.
+      plan: the plan, or None under a bare Flower strategy.
+      cohort: (drawn,) devices that were asked.
+      arrived: (replies,) devices whose reply counted, increasing.
+      examples: examples held by the devices asked, summed.
+      failures: devices whose reply did not count.
+      train_loss: example-weighted mean training loss over valid replies, or None without any.
+      parameters: the new global model.
+      evaluated: aggregated metrics of a strategy that evaluates on devices; empty otherwise.
+      score: scores the new global model on the test set; called at most once.
+    """
+
+    round: int
+    period: int
+    last: bool
+    plan: Plan | None
+    cohort: np.ndarray
+    arrived: np.ndarray
+    examples: int
+    failures: tuple[Failure, ...]
+    train_loss: float | None
+    parameters: Parameters
+    evaluated: dict[str, float] = field(default_factory=dict)
+    score: Callable[[], Scores]
+
+    @cached_property
+    def test(self) -> Scores:
+        """The new global model's scores on the test set, computed when first read."""
+        return self.score()

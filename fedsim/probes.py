@@ -1,0 +1,216 @@
+"""What is read off a finished round: how good the model is, for whom, and what it forgot.
+
+A probe returns named figures. Names without a slash are columns of every round's line; names with
+one (`probe/name`) go under `figures`. Probes never change the run.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from fedsim.plan import FinishedRound
+from fedsim.population import Examples, Population
+from fedsim.population.examples import UNSEEN
+
+Figures = dict[str, Any]
+
+MOST_SLOT_TYPES = 1 << 15
+"""Slot labels are int16, so there are fewer types than this."""
+
+
+class Probe(Protocol):
+    """Reads a finished round."""
+
+    def __call__(self, finished: FinishedRound) -> Figures:
+        """Named figures of the round, none of them where it does not measure this round."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Due:
+    """Which rounds are measured: every k-th and the last."""
+
+    every: int
+
+    def __call__(self, finished: FinishedRound) -> bool:
+        """Whether to measure this round."""
+        return finished.last or finished.round % self.every == 0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Accuracy:
+    """Test accuracy over examples, over devices, by activity decile and on unseen people.
+
+    Attributes:
+      test: held-out examples.
+      decile: (devices,) 1 (least active) .. 10 (most active).
+      due: which rounds are measured.
+    """
+
+    test: Examples
+    decile: np.ndarray
+    due: Due
+
+    def __call__(self, finished: FinishedRound) -> Figures:
+        """`test_loss`, `intent_accuracy`, `slot_f1`, `exact_match`, and their breakdowns."""
+        if not self.due(finished) or len(self.test) == 0:
+            return {}
+        test, said = self.test, finished.test
+        intent = said.intents == test.intents
+        exact = intent & _all_words_right(test, said.slots)
+        figures: Figures = {
+            "test_loss": float(said.losses.mean()),
+            "intent_accuracy": float(intent.mean()),
+            "slot_f1": span_f1(test.slots, said.slots, test.offsets),
+            "exact_match": float(exact.mean()),
+        }
+        for name, right in (("intent_accuracy", intent), ("exact_match", exact)):
+            figures[f"devices/{name}"] = _mean_over_groups(right, test.device)
+            decile = np.where(test.device >= 0, self.decile[test.device], 0)
+            for k in range(1, 11):
+                figures[f"deciles/{name}_{k}"] = _mean(right[decile == k])
+            figures[f"unseen/{name}"] = _mean(right[test.device == UNSEEN])
+        figures["unseen/utterances"] = int((test.device == UNSEEN).sum())
+        return figures
+
+
+@dataclass(kw_only=True, eq=False)
+class Forgetting:
+    """Accuracy on each period's test utterances, and how much of a past period's best is lost.
+
+    Forgetting of a past period is its best intent accuracy so far minus the present one (Chaudhry et
+    al. 2018, https://arxiv.org/abs/1801.10112), averaged over past periods.
+
+    Attributes:
+      test: held-out examples with their periods.
+      periods: number of periods.
+      due: which rounds are measured.
+      best: (periods,) best accuracy so far, -1 before the first measurement.
+    """
+
+    test: Examples
+    periods: int
+    due: Due
+    best: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.best = np.full(self.periods, -1.0)
+
+    def __call__(self, finished: FinishedRound) -> Figures:
+        """`periods/intent_accuracy_k` (k from 1) and `forgetting/intent_accuracy`."""
+        if not self.due(finished):
+            return {}
+        right = finished.test.intents == self.test.intents
+        now = [_mean(right[self.test.period == p]) for p in range(self.periods)]
+        figures: Figures = {f"periods/intent_accuracy_{p + 1}": a for p, a in enumerate(now)}
+        lost = [
+            max(float(self.best[p]), present) - present
+            for p, present in enumerate(now[: finished.period])
+            if present is not None
+        ]
+        figures["forgetting/intent_accuracy"] = float(np.mean(lost)) if lost else None
+        self.best = np.maximum(self.best, [-1.0 if a is None else a for a in now])
+        return figures
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Best accuracies so far."""
+        return {"best": self.best.copy()}
+
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> None:
+        """Go on from saved best accuracies."""
+        self.best = state["best"].copy()
+
+
+def no_privacy(finished: FinishedRound) -> Figures:
+    """Without a mechanism every claim is infinite, for every observer."""
+    infinite = float("inf")
+    return {
+        "privacy_unit": "none",
+        "epsilon_max": infinite,
+        "epsilon_median": infinite,
+        "epsilon_participation_max": infinite,
+        "epsilon_server_max": infinite,
+        "example_epsilon_max": infinite,
+        "example_epsilon_median": infinite,
+    }
+
+
+def standard_probes(population: Population, every: int) -> list[Probe]:
+    """What every run measures.
+
+    Args:
+      population: cut into the periods of the run.
+      every: rounds between measurements; the last round is always measured.
+    """
+    due = Due(every=every)
+    totals = population.counts.sum(axis=1)
+    probes: list[Probe] = [
+        Accuracy(test=population.test, decile=activity_deciles(totals), due=due),
+        no_privacy,
+    ]
+    if population.periods > 1:
+        probes.append(Forgetting(test=population.test, periods=population.periods, due=due))
+    return probes
+
+
+def activity_deciles(activity: np.ndarray) -> np.ndarray:
+    """Decile of each device by activity, 1 (least active) .. 10; ties broken by device id.
+
+    Example:
+      >>> activity_deciles(np.array([5, 1, 9, 7])).tolist()
+      [3, 1, 8, 6]
+    """
+    rank = np.empty(len(activity), np.int64)
+    rank[np.argsort(activity, kind="stable")] = np.arange(len(activity))
+    return 1 + rank * 10 // max(len(activity), 1)
+
+
+def span_f1(gold: np.ndarray, said: np.ndarray, offsets: np.ndarray) -> float:
+    """Micro-averaged F1 of slot spans, as CoNLL's evaluation script counts them.
+
+    A span starts at a B- label, and at an I- label that continues no span of its type.
+
+    Args:
+      gold: (words,) slot label ids: 0 is O, 2k + 1 is B- and 2k + 2 is I- of slot type k.
+      said: (words,) predicted ids.
+      offsets: (sentences + 1,) where sentences start.
+
+    Returns:
+      F1 in [0, 1]; 0 where there is no span on either side.
+    """
+    first = np.zeros(len(gold) + 1, bool)
+    first[offsets] = True
+    gold_spans, said_spans = (_spans(labels, first[:-1]) for labels in (gold, said))
+    both = np.intersect1d(gold_spans, said_spans, assume_unique=True)
+    total = len(gold_spans) + len(said_spans)
+    return 2 * len(both) / total if total else 0.0
+
+
+def _spans(labels: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """One integer a span, from its start, end and type."""
+    labels = labels.astype(np.int64)
+    kind = (labels + 1) // 2
+    same = np.concatenate([[False], kind[1:] == kind[:-1]]) & ~first
+    starts = (kind > 0) & ((labels % 2 == 1) | ~same)
+    ends = np.flatnonzero(np.append(starts | (kind == 0) | first, True))
+    begin = np.flatnonzero(starts)
+    end = ends[np.searchsorted(ends, begin, side="right")]
+    words = len(labels) + 1
+    return (begin * words + end) * MOST_SLOT_TYPES + kind[begin]
+
+
+def _all_words_right(test: Examples, slots: np.ndarray) -> np.ndarray:
+    wrong = np.concatenate([[0], np.cumsum(slots != test.slots)])
+    return np.diff(wrong[test.offsets]) == 0
+
+
+def _mean(right: np.ndarray) -> float | None:
+    return float(right.mean()) if len(right) else None
+
+
+def _mean_over_groups(right: np.ndarray, group: np.ndarray) -> float | None:
+    """Mean over groups (ids >= 0) of each group's mean."""
+    known = group >= 0
+    sizes = np.bincount(group[known])
+    sums = np.bincount(group[known], weights=right[known])
+    return _mean(sums[sizes > 0] / sizes[sizes > 0])

@@ -1,0 +1,56 @@
+"""How far a run is: one line on the terminal with the current figures and the time left."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress as Bar,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+class Progress:
+    """A progress bar on standard error; silent where that is no terminal.
+
+    Args:
+      rounds: rounds in all.
+      shown: False never shows it.
+    """
+
+    def __init__(self, rounds: int, *, shown: bool) -> None:
+        console = Console(stderr=True)
+        self._bar = Bar(
+            TextColumn("round"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=20),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            console=console,
+            disable=not (shown and console.is_terminal),
+            transient=True,
+        )
+        self._task = self._bar.add_task("", total=rounds)
+        self._loss = self._accuracy = ""
+
+    def __enter__(self) -> "Progress":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._bar.stop()
+
+    def show(self, line: dict[str, Any]) -> None:
+        """Advance by one round, given its line of the record."""
+        if line["train_loss"] is not None:
+            self._loss = f"loss {line['train_loss']:.3f}"
+        if line["intent_accuracy"] is not None:
+            self._accuracy = (
+                f"intent {100 * line['intent_accuracy']:.1f} %  slot F1 {100 * line['slot_f1']:.1f} %"
+            )
+        self._bar.update(self._task, advance=1, description=f"{self._loss}  {self._accuracy}")

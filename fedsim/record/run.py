@@ -1,0 +1,112 @@
+"""A finished run, read back from its folder (or held in memory where it was given none).
+
+Every table and figure is made from this, never from the running simulation.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedsim.errors import ConfigError
+from fedsim.models.joint import Parameters
+
+if TYPE_CHECKING:
+    from fedsim.report.table import Table
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Run:
+    """What a run left behind.
+
+    Attributes:
+      path: its folder, or None.
+      config: what was run (config.json).
+      start: fingerprints, assumptions and the untrained model's figures (start.json).
+      rounds: one dict a round; `figures` within holds the probes'. Not measured is None.
+      summary: last measured figures, model hash, rounds, seconds, seed.
+      cohorts: `drawn`, `arrived`, `failed`, flat device ids, each with `*_offsets` (rounds + 1,);
+        `rates` (changes, devices) and `rates_round` (changes,), the first round of each.
+      devices: `activity` (periods, devices), `decile` (devices,) and `names` (hashed).
+      parameters: the final model's, or None where it is still on disk.
+    """
+
+    path: Path | None
+    config: dict[str, Any]
+    start: dict[str, Any]
+    rounds: list[dict[str, Any]]
+    summary: dict[str, Any]
+    cohorts: Arrays
+    devices: Arrays
+    parameters: Parameters | None = field(default=None, repr=False)
+
+    @cached_property
+    def model(self) -> Parameters:
+        """Parameters of the final model, by name."""
+        if self.parameters is not None:
+            return self.parameters
+        from safetensors.torch import load_file
+
+        assert self.path is not None
+        return load_file(self.path / "model.safetensors")
+
+    def table(self) -> "Table":
+        """The measured rounds as a table."""
+        from fedsim.report.runs import rounds_table
+
+        return rounds_table(self)
+
+
+def compare(runs: Sequence[Run]) -> "Table":
+    """Final figures of several runs, a row each."""
+    from fedsim.report.runs import final_table
+
+    return final_table(runs)
+
+
+def is_finished(path: str | Path) -> bool:
+    """Whether a folder holds a run that reached its end."""
+    return (Path(path) / "config.json").is_file() and (Path(path) / "summary.json").is_file()
+
+
+def load_run(path: str | Path) -> Run:
+    """Read the folder of a finished run.
+
+    Raises:
+      ConfigError: the folder holds none.
+    """
+    path = Path(path)
+    if not is_finished(path):
+        raise ConfigError(f"{path} holds no finished run (config.json and summary.json)")
+    return Run(
+        path=path,
+        config=_json(path / "config.json"),
+        start=_json(path / "start.json"),
+        rounds=[
+            decoded(json.loads(line))
+            for line in (path / "rounds.jsonl").read_text("utf-8").splitlines()
+        ],
+        summary=decoded(_json(path / "summary.json")),
+        cohorts=_arrays(path / "cohorts.npz"),
+        devices=_arrays(path / "devices.npz"),
+    )
+
+
+def decoded(figures: dict[str, Any]) -> dict[str, Any]:
+    """The string "inf" back to infinity."""
+    return {k: float("inf") if v == "inf" else v for k, v in figures.items()}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text("utf-8"))
+
+
+def _arrays(path: Path) -> Arrays:
+    with np.load(path, allow_pickle=False) as archive:
+        return dict(archive)

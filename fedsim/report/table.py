@@ -1,0 +1,236 @@
+"""What a finished comparison looks like on a terminal, in a spreadsheet and in a paper.
+
+A `Table` holds numbers, not text. Markdown shows percentages with one decimal and intervals, CSV
+keeps every digit (fractions, with the ends of each interval in columns of their own), LaTeX is a
+`booktabs` table. Columns that do not fit on a line go on in a second panel under the first.
+"""
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from fedsim.report.files import write_whole
+from fedsim.report.latex import escaped
+from fedsim.report.statistics import AtLeast, Estimate
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LINE = 130
+"""Characters a panel may take."""
+
+Kind = Literal["text", "count", "reach", "percent", "share", "change"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    Attributes:
+      key: name in `rows` and in the CSV file.
+      title: heading in Markdown and LaTeX.
+      kind: "text"; "count", an integer; "reach", a count or `AtLeast`; the others are an `Estimate`
+        of a fraction: "percent" is shown with half-width, "share" without, "change" signed with
+        both ends.
+      label: says which row it is; repeated in every panel.
+    """
+
+    key: str
+    title: str
+    kind: Kind = "text"
+    label: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Rows of numbers with a caption, notes and figures.
+
+    Attributes:
+      columns: in order.
+      rows: one dict a row, column key to value; None or absent where nothing was measured.
+      caption: what was run.
+      notes: what a reader must know, the outcome first.
+      drawings: figure name to a function that draws it.
+
+    Example:
+      >>> from fedsim.report.statistics import estimate
+      >>> table = Table(
+      ...     columns=[Column("who", "policy", label=True), Column("acc", "accuracy", "percent")],
+      ...     rows=[{"who": "uniform", "acc": estimate([0.70, 0.72])}],
+      ...     caption="Two seeds.",
+      ... )
+      >>> print(table.markdown())
+      Two seeds.
+      <BLANKLINE>
+      | policy  |    accuracy |
+      | :------ | ----------: |
+      | uniform | 71.0 ± 12.7 |
+      <BLANKLINE>
+      >>> print(table.csv())
+      who,acc,acc_low,acc_high
+      uniform,0.71,0.582...,0.837...
+    """
+
+    columns: Sequence[Column]
+    rows: Sequence[Mapping[str, Any]]
+    caption: str = ""
+    notes: Sequence[str] = ()
+    drawings: Mapping[str, "Callable[[], Figure]"] = field(default_factory=dict, repr=False)
+
+    def markdown(self) -> str:
+        """Aligned pipe tables, the caption above and the notes below; ends in a newline."""
+        parts = [self.caption] if self.caption else []
+        parts += ["\n".join(_aligned(panel)) for panel in self._panels]
+        if self.notes:
+            parts.append("\n".join(f"- {note}" for note in self.notes))
+        return "\n\n".join(parts) + "\n"
+
+    def latex(self) -> str:
+        r"""A `table*` environment; the document needs `\usepackage{booktabs}`."""
+        lines = [r"% needs \usepackage{booktabs}", r"\begin{table*}"]
+        lines.append(r"\centering\footnotesize\setlength{\tabcolsep}{3pt}")
+        if self.caption:
+            lines.append(rf"\caption{{{escaped(self.caption)}}}")
+        for number, panel in enumerate(self._panels):
+            if number:
+                lines += ["", r"\medskip"]
+            lines += _tabular(panel)
+        if self.notes:
+            lines += ["", r"\medskip", r"\begin{minipage}{\linewidth}\footnotesize"]
+            lines += [rf"{escaped(note)}\par" for note in self.notes]
+            lines.append(r"\end{minipage}")
+        return "\n".join([*lines, r"\end{table*}"]) + "\n"
+
+    def csv(self) -> str:
+        """Numbers in full precision, fractions not percentages; empty where not measured."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow([name for column in self.columns for name in _csv_names(column)])
+        for row in self.rows:
+            writer.writerow([cell for column in self.columns for cell in _csv_cells(column, row)])
+        return out.getvalue()
+
+    def figures(self) -> "dict[str, Figure]":
+        """Every figure by name, drawn now."""
+        return {name: draw() for name, draw in self.drawings.items()}
+
+    def save(self, folder: str | Path, name: str) -> list[Path]:
+        """Write NAME.md, NAME.csv, NAME.tex and each figure as NAME-FIGURE.png and .svg.
+
+        Args:
+          folder: made where it is missing; files of these names are replaced.
+          name: stem of every file.
+
+        Returns:
+          The paths, tables first.
+
+        Raises:
+          ConfigError: the folder cannot be written; files are whole or absent.
+        """
+        contents = {
+            f"{name}.md": self.markdown().encode(),
+            f"{name}.csv": self.csv().encode(),
+            f"{name}.tex": self.latex().encode(),
+        }
+        if self.drawings:
+            from fedsim.report.style import image
+
+            for title, figure in self.figures().items():
+                for suffix in ("png", "svg"):
+                    contents[f"{name}-{title}.{suffix}"] = image(figure, suffix)
+        return [write_whole(Path(folder) / file, data) for file, data in contents.items()]
+
+    @cached_property
+    def _panels(self) -> list[list[tuple[Column, list[str]]]]:
+        """Columns with their cells as text, split so that a panel fits on a line."""
+        texts = [(c, [_shown(c, row.get(c.key)) for row in self.rows]) for c in self.columns]
+        labels = [column for column in texts if column[0].label]
+        start = sum(_width(column) + 3 for column in labels) + 1
+        panels, used = [list(labels)], start
+        for column in texts:
+            if column[0].label:
+                continue
+            if used + _width(column) + 3 > LINE and len(panels[-1]) > len(labels):
+                panels.append(list(labels))
+                used = start
+            panels[-1].append(column)
+            used += _width(column) + 3
+        return panels
+
+
+def _shown(column: Column, value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, Estimate):
+        mean = 100 * value.mean
+        if value.low is None or value.high is None or column.kind == "share":
+            return f"{mean:+.1f}" if column.kind == "change" else f"{mean:.1f}"
+        if column.kind == "change":
+            return f"{mean:+.1f} [{100 * value.low:+.1f}, {100 * value.high:+.1f}]"
+        return f"{mean:.1f} ± {50 * (value.high - value.low):.1f}"
+    if column.kind in ("count", "reach") and not isinstance(value, AtLeast):
+        return f"{value:,.0f}"
+    return str(value)
+
+
+def _width(column: tuple[Column, list[str]]) -> int:
+    return max(len(text) for text in (column[0].title, *column[1]))
+
+
+def _aligned(panel: list[tuple[Column, list[str]]]) -> Iterator[str]:
+    def line(cells: Sequence[str]) -> str:
+        padded = [
+            cell.ljust(width) if column.kind == "text" else cell.rjust(width)
+            for cell, width, (column, _) in zip(cells, widths, panel, strict=True)
+        ]
+        return "| " + " | ".join(padded) + " |"
+
+    widths = [max(_width(column), 3) for column in panel]
+    rules = [
+        ":" + "-" * (width - 1) if column.kind == "text" else "-" * (width - 1) + ":"
+        for width, (column, _) in zip(widths, panel, strict=True)
+    ]
+    yield line([_piped(column.title) for column, _ in panel])
+    yield line(rules)
+    for cells in zip(*(texts for _, texts in panel), strict=True):
+        yield line([_piped(cell) for cell in cells])
+
+
+def _piped(text: str) -> str:
+    """A pipe would end the cell, a newline the row."""
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _tabular(panel: list[tuple[Column, list[str]]]) -> Iterator[str]:
+    align = "".join("l" if column.kind == "text" else "r" for column, _ in panel)
+    yield rf"\begin{{tabular}}{{{align}}}"
+    yield r"\toprule"
+    yield " & ".join(escaped(column.title) for column, _ in panel) + r" \\"
+    yield r"\midrule"
+    for cells in zip(*(texts for _, texts in panel), strict=True):
+        # An empty group first: a cell that opens with a bracket would be read as the argument of
+        # the row end before it.
+        yield "{}" + " & ".join(escaped(cell) for cell in cells) + r" \\"
+    yield r"\bottomrule"
+    yield r"\end{tabular}"
+
+
+def _csv_names(column: Column) -> list[str]:
+    if column.kind in ("percent", "share", "change"):
+        return [column.key, f"{column.key}_low", f"{column.key}_high"]
+    if column.kind == "reach":
+        return [column.key, f"{column.key}_more_than"]
+    return [column.key]
+
+
+def _csv_cells(column: Column, row: Mapping[str, Any]) -> list[Any]:
+    value = row.get(column.key)
+    if isinstance(value, Estimate):
+        return [value.mean, value.low, value.high]
+    if isinstance(value, AtLeast):
+        return [None, value.value]
+    return [value] + [None] * (len(_csv_names(column)) - 1)

@@ -1,0 +1,308 @@
+"""The round loop: plan, train, aggregate, probe, record.
+
+It is the same under every engine, policy, strategy and mechanism. Data goes round once per round
+and never back: probes read, the record is written, and the next round sees only the new model.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import ConfigRecord
+from flwr.clientapp import ClientApp
+from flwr.serverapp.strategy import Strategy
+
+from fedsim.describe import describe, environment
+from fedsim.engine.cohort import CohortGrid
+from fedsim.engine.flower import task_identity, to_parameters, to_record
+from fedsim.engine.local import LocalGrid
+from fedsim.engine.replies import collect
+from fedsim.errors import ConfigError, require
+from fedsim.models.joint import JointTagger, Parameters
+from fedsim.plan import FinishedRound
+from fedsim.population import Population
+from fedsim.probes import Probe, activity_deciles, standard_probes
+from fedsim.progress import Progress
+from fedsim.record import Run, Writer, model_sha256
+from fedsim.rng import seeded_globals
+from fedsim.schedule import Schedule
+from fedsim.training.scoring import Scorer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simulation:
+    """One federated-learning simulation.
+
+    Attributes:
+      population: devices and their utterances.
+      model: supplies losses and predictions; its parameters are where training starts.
+      client: how a device trains (`clients.NLUClient`), or any Flower `ClientApp`.
+      strategy: `strategies.Selective(...)`, or a bare Flower strategy, which then draws from all devices.
+      schedule: `Static(rounds=...)` or `Continual(periods=..., rounds=..., keep=...)`.
+      seed: every draw of the run follows from it.
+      workers: threads that train devices; 0 trains them in the calling thread; None is one a core.
+      evaluate_every: rounds between measurements; None measures about 20 times. The last round is
+        always measured.
+      probes: more probes, beside the standard ones.
+    """
+
+    population: Population
+    model: JointTagger
+    client: Any
+    strategy: Strategy
+    schedule: Schedule
+    seed: int = 0
+    workers: int | None = None
+    evaluate_every: int | None = None
+    probes: Sequence[Probe] = ()
+
+    def run(
+        self, out: str | Path | None = None, *, recipe: dict | None = None, progress: bool = True
+    ) -> Run:
+        """Run it to the end.
+
+        Args:
+          out: a new folder for the record; None keeps the record in memory.
+          recipe: options this simulation was built from, for the record.
+          progress: show a progress bar on a terminal.
+
+        Raises:
+          ConfigError: something does not fit together; nothing is left on disk.
+        """
+        writer = Writer(out)
+        try:
+            config = self._config(recipe)
+            writer.config(config)
+            people = self.population.cut(
+                self.schedule.periods, self.schedule.by, self.schedule.retention
+            )
+            self._check(people)
+            app = self.client
+            if not isinstance(app, ClientApp):
+                app = app.app(app.bind(people, self.model, self.seed))
+        except BaseException:
+            writer.discard()
+            raise
+        workers = (os.cpu_count() or 1) if self.workers is None else self.workers
+        with task_identity(), LocalGrid(app, devices=people.devices, workers=workers) as grid:
+            return self._rounds(people, grid, writer, config, progress)
+
+    def _rounds(
+        self, people: Population, grid: LocalGrid, writer: Writer, config: dict, progress: bool
+    ) -> Run:
+        """All rounds on an open grid."""
+        parameters = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+        scorer = Scorer(self.model, people.test, grid.map)
+        every = self.evaluate_every or max(1, self.schedule.rounds // 20)
+        probes = [*standard_probes(people, every), *self.probes]
+        start, devices = self._start(people, probes[0], scorer, parameters)
+        writer.start(start, devices)
+        began = time.perf_counter()
+        with Progress(self.schedule.rounds, shown=progress) as bar:
+            for round in range(1, self.schedule.rounds + 1):
+                tick = time.perf_counter()
+                finished = self._round(round, people, grid, parameters, scorer)
+                parameters = finished.parameters
+                figures: dict[str, Any] = {}
+                for probe in probes:
+                    figures |= probe(finished)
+                bar.show(writer.round(finished, time.perf_counter() - tick, figures))
+        summary = {
+            **_last_measured(writer.rounds),
+            "rounds": self.schedule.rounds,
+            "seconds": time.perf_counter() - began,
+            "seed": self.seed,
+            "model_sha256": model_sha256(parameters),
+        }
+        cohorts = writer.finish(parameters, summary)
+        return Run(
+            path=writer.path,
+            config=config,
+            start=start,
+            rounds=writer.rounds,
+            summary=summary,
+            cohorts=cohorts,
+            devices=devices,
+            parameters=parameters,
+        )
+
+    def _round(
+        self,
+        round: int,
+        people: Population,
+        engine: LocalGrid,
+        parameters: Parameters,
+        scorer: Callable,
+    ) -> FinishedRound:
+        """One round: plan, send, collect, aggregate."""
+        period = self.schedule.period(round)
+        activity = people.activity(period)
+        plan, grid = None, engine
+        if hasattr(self.strategy, "plan"):
+            plan = self.strategy.plan(round, period, activity, self.seed)
+            grid = CohortGrid(engine, plan)  # type: ignore[assignment]
+        arrays, config = to_record(parameters), ConfigRecord({"period": period})
+        with seeded_globals(self.seed, "strategy", round):
+            messages = list(self.strategy.configure_train(round, arrays, config, grid))
+            asked = np.array(sorted(m.metadata.dst_node_id for m in messages), np.int64)
+            replies = collect(grid.send_and_receive(messages), asked.tolist(), parameters)
+            arrived = np.array([r.metadata.src_node_id for r in replies.valid], np.int64)
+            new, _ = self.strategy.aggregate_train(round, replies.valid)
+            if new is not None:
+                parameters = to_parameters(new, like=parameters)
+            evaluated = self._evaluate(round, grid, parameters)
+        return FinishedRound(
+            round=round,
+            period=period,
+            last=round == self.schedule.rounds,
+            plan=plan,
+            cohort=asked,
+            arrived=arrived,
+            examples=int(activity[asked].sum()),
+            failures=replies.failures,
+            train_loss=replies.train_loss,
+            parameters=parameters,
+            evaluated=evaluated,
+            score=lambda: scorer(parameters),
+        )
+
+    def _evaluate(self, round: int, grid, parameters: Parameters) -> dict[str, float]:
+        """What a strategy that evaluates on devices found; Selective asks nobody."""
+        config = ConfigRecord({"period": self.schedule.period(round)})
+        messages = list(
+            self.strategy.configure_evaluate(round, to_record(parameters), config, grid)
+        )
+        replies = sorted(
+            (r for r in grid.send_and_receive(messages) if not r.has_error()),
+            key=lambda reply: reply.metadata.src_node_id,
+        )
+        metrics = self.strategy.aggregate_evaluate(round, replies) if replies else None
+        return {f"evaluate/{key}": value for key, value in (metrics or {}).items()}  # type: ignore[misc]
+
+    def _check(self, people: Population) -> None:
+        """Refuse what cannot work before anything is trained."""
+        name = type(getattr(self.strategy, "strategy", self.strategy)).__name__
+        inner = getattr(self.strategy, "strategy", self.strategy)
+        require(
+            type(inner).start is Strategy.start,
+            f"{name} overrides start(), which Simulation replaces by its own loop; "
+            "use a strategy that implements configure_train and aggregate_train",
+        )
+        policy = getattr(self.strategy, "policy", None)
+        if policy is not None:
+            require(
+                policy.cohort <= people.devices,
+                f"cohort is {policy.cohort:g}, but the population has {people.devices} devices; "
+                f"choose {people.devices} or fewer",
+            )
+        else:
+            for field in ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes"):
+                wanted = getattr(inner, field, 0)
+                require(
+                    wanted <= people.devices,
+                    f"{field} of {name} is {wanted}, but the population has {people.devices} "
+                    f"devices, so it would wait for ever; choose {people.devices} or fewer",
+                )
+        if hasattr(inner, "proximal_mu") and getattr(self.client, "proximal_mu", 0.0):
+            raise ConfigError(
+                f"{name} sends proximal-mu={inner.proximal_mu} and the client sets "
+                f"proximal_mu={self.client.proximal_mu} of its own; set one of them"
+            )
+        require(
+            self.evaluate_every is None or self.evaluate_every >= 1,
+            f"evaluate_every is {self.evaluate_every}; choose 1 or more",
+        )
+        require(
+            self.workers is None or self.workers >= 0,
+            f"workers is {self.workers}; choose 0 (inline) or more",
+        )
+
+    def _config(self, recipe: dict | None) -> dict:
+        policy = getattr(self.strategy, "policy", None)
+        return {
+            **(recipe or {}),
+            "setting": "static" if self.schedule.periods == 1 else "continual",
+            "selection_label": getattr(policy, "label", "none"),
+            "weighting": getattr(self.strategy, "weighting", "strategy's own"),
+            "seed": self.seed,
+            "rounds": self.schedule.rounds,
+            "recipe": recipe,
+            "simulation": {
+                "population": self.population.name,
+                "model": describe(self.model),
+                "client": describe(self.client),
+                "strategy": describe(self.strategy),
+                "schedule": describe(self.schedule),
+                "workers": self.workers,
+            },
+            "environment": environment(),
+        }
+
+    def _start(
+        self, people: Population, accuracy: Probe, scorer: Scorer, parameters: Parameters
+    ) -> tuple[dict, dict[str, np.ndarray]]:
+        """start.json and devices.npz: the corpus, and the untrained model's figures."""
+        activity = np.array([people.activity(p) for p in range(people.periods)])
+        untrained = FinishedRound(
+            round=0,
+            period=0,
+            last=True,
+            plan=None,
+            cohort=np.zeros(0, np.int64),
+            arrived=np.zeros(0, np.int64),
+            examples=0,
+            failures=(),
+            train_loss=None,
+            parameters=parameters,
+            score=lambda: scorer(parameters),
+        )
+        start = {
+            "population": people.name,
+            "fingerprint": people.fingerprint,
+            "devices": people.devices,
+            "training_examples": int(people.counts.sum()),
+            "test_examples": len(people.test),
+            "vocabulary": people.vocabulary.describe(),
+            "parameters": sum(p.numel() for p in parameters.values()),
+            "assumptions": [*people.assumptions, *self._shortages(activity)],
+            "model_sha256": model_sha256(parameters),
+            "untrained": accuracy(untrained),
+        }
+        devices = {
+            "activity": activity,
+            "decile": activity_deciles(people.counts.sum(axis=1)).astype(np.int8),
+            "names": hashed_names(people),
+        }
+        return start, devices
+
+    def _shortages(self, activity: np.ndarray) -> list[str]:
+        """Periods in which fewer devices hold data than the cohort asks for."""
+        policy = getattr(self.strategy, "policy", None)
+        holders = (activity > 0).sum(axis=1)
+        return [
+            f"in period {p + 1} only {n} devices hold data, fewer than the cohort of "
+            f"{policy.cohort:g}; all of them come"
+            for p, n in enumerate(holders.tolist())
+            if policy is not None and n < policy.cohort
+        ]
+
+
+def hashed_names(people: Population) -> np.ndarray:
+    """(devices,) first 8 bytes of SHA-256 of each device's name, as uint64."""
+    names = people.source.names()
+    digests = (hashlib.sha256(str(names[i]).encode()).digest()[:8] for i in range(len(names)))
+    return np.frombuffer(b"".join(digests), dtype=np.uint64)
+
+
+def _last_measured(rounds: list[dict]) -> dict[str, Any]:
+    """Each figure's last value that is not None; `figures` joined in."""
+    last: dict[str, Any] = {}
+    for line in rounds:
+        flat = {**line, **line["figures"]}
+        last |= {key: value for key, value in flat.items() if value is not None}
+    return {k: v for k, v in last.items() if k not in ("figures", "round", "seconds", "failures")}

@@ -1,0 +1,61 @@
+"""Which examples a device trains on, in which batches.
+
+The order is a pure function of (seed, round, device), so every engine sees the same batches.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsim.population.examples import Examples
+
+
+def tensors(examples: Examples, indices: np.ndarray) -> dict[str, Tensor]:
+    """One padded batch, rows sorted by length, longest first.
+
+    Args:
+      examples: what the device holds.
+      indices: (B,) which of them.
+
+    Returns:
+      token_ids (B, T, pieces), lengths (B,), intents (B,), slots (B, T) with -1 at padding, weight
+      (B,) float32 (0 for null records), size () float32 (B: null records are counted).
+    """
+    longest_first = indices[np.argsort(-examples.lengths[indices], kind="stable")]
+    padded = examples.padded(longest_first)
+    return {
+        "token_ids": torch.from_numpy(padded.token_ids),
+        "lengths": torch.from_numpy(padded.lengths),
+        "intents": torch.from_numpy(padded.intents),
+        "slots": torch.from_numpy(padded.slots),
+        "weight": torch.from_numpy((~padded.null).astype(np.float32)),
+        "size": torch.tensor(float(len(indices))),
+    }
+
+
+def steps_of(examples: int, batch_size: int, epochs: int, steps: int | None) -> int:
+    """Local steps of a device: `steps` if given, else epochs x ceil(examples / batch size).
+
+    Example:
+      >>> steps_of(33, 16, 1, None), steps_of(33, 16, 1, 5), steps_of(0, 16, 1, 5)
+      (3, 5, 0)
+    """
+    if examples == 0:
+        return 0
+    return steps if steps is not None else epochs * -(-examples // batch_size)
+
+
+def shuffled(
+    examples: int, batch_size: int, steps: int, draw: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """Indices of each batch: epoch after epoch in fresh orders, until `steps` batches are out."""
+    done = 0
+    while done < steps:
+        order = draw.permutation(examples)
+        for start in range(0, examples, batch_size):
+            if done == steps:
+                return
+            yield order[start : start + batch_size]
+            done += 1

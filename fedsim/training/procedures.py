@@ -1,0 +1,154 @@
+"""What one device does between receiving the global model and replying: three functions.
+
+    state = procedure.start(parameters)       # a copy of what the server sent
+    state = procedure.step(state, batch)      # once a batch; may change the state in place
+    parameters = procedure.finish(state)      # what the device sends back
+
+A state is a tree of tensors and nothing else, and every function accepts a leading device axis on
+all of them, so that an engine may run devices one by one, on threads, or stacked.
+
+Proximal term: Li et al., "Federated optimization in heterogeneous networks", MLSys 2020,
+https://arxiv.org/abs/1812.06127. AdamW: Loshchilov & Hutter, https://arxiv.org/abs/1711.05101.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from fedsim.models.joint import Batch, Parameters
+
+Losses = Callable[[Parameters, Batch], Tensor]
+"""Per-example losses: (parameters, batch) -> (..., examples)."""
+
+State = dict[str, Any]
+"""A tree of tensors: `parameters`, and what a procedure keeps beside them (anchor, moments, step),
+`loss` and `seen` (..., ): sum of the losses met and how many real examples they were over."""
+
+
+class LocalProcedure(Protocol):
+    """Local training as three functions."""
+
+    def start(self, parameters: Parameters) -> State:
+        """Local state from the parameters received; they are copied."""
+
+    def step(self, state: State, batch: Batch) -> State:
+        """One local step."""
+
+    def finish(self, state: State) -> Parameters:
+        """The parameters to reply with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SGD:
+    """Stochastic gradient descent on the batch mean, with an optional proximal term.
+
+    Attributes:
+      losses: per-example losses of the model.
+      learning_rate: step size, > 0.
+      proximal_mu: weight of (mu / 2) |w - w_received|^2, >= 0.
+    """
+
+    losses: Losses
+    learning_rate: float
+    proximal_mu: float = 0.0
+
+    def start(self, parameters: Parameters) -> State:
+        """A copy of the parameters, and the anchor where there is a proximal term."""
+        return _start(parameters, self.proximal_mu)
+
+    def step(self, state: State, batch: Batch) -> State:
+        """parameters -= learning rate x gradient."""
+        gradients = _gradients(self.losses, state, batch, self.proximal_mu)
+        with torch.no_grad():
+            torch._foreach_add_(
+                list(state["parameters"].values()), gradients, alpha=-self.learning_rate
+            )
+        return state
+
+    def finish(self, state: State) -> Parameters:
+        """The trained parameters."""
+        return _detached(state["parameters"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW:
+    """Adam with bias correction and decoupled weight decay, fresh moments every round.
+
+    Attributes:
+      losses: per-example losses of the model.
+      learning_rate: step size, > 0.
+      weight_decay: fraction of a parameter removed a step, before the learning rate, >= 0.
+      proximal_mu: weight of (mu / 2) |w - w_received|^2, >= 0.
+    """
+
+    losses: Losses
+    learning_rate: float
+    weight_decay: float = 0.0
+    proximal_mu: float = 0.0
+
+    def start(self, parameters: Parameters) -> State:
+        """A copy of the parameters, zero moments and a zero step counter."""
+        state = _start(parameters, self.proximal_mu)
+        zeros = {name: torch.zeros_like(p) for name, p in parameters.items()}
+        return state | {
+            "first": zeros,
+            "second": {name: torch.zeros_like(p) for name, p in parameters.items()},
+            "step": torch.zeros(()),
+        }
+
+    def step(self, state: State, batch: Batch) -> State:
+        """One AdamW step with beta 0.9 and 0.999, epsilon 1e-8."""
+        gradients = _gradients(self.losses, state, batch, self.proximal_mu)
+        parameters = list(state["parameters"].values())
+        first, second = list(state["first"].values()), list(state["second"].values())
+        state["step"] += 1
+        step = float(state["step"])
+        with torch.no_grad():
+            torch._foreach_lerp_(first, gradients, 0.1)
+            torch._foreach_mul_(second, 0.999)
+            torch._foreach_addcmul_(second, gradients, gradients, 0.001)
+            scale = torch._foreach_sqrt(second)
+            torch._foreach_div_(scale, (1 - 0.999**step) ** 0.5)
+            torch._foreach_add_(scale, 1e-8)
+            if self.weight_decay:
+                torch._foreach_mul_(parameters, 1 - self.learning_rate * self.weight_decay)
+            torch._foreach_addcdiv_(
+                parameters, first, scale, -self.learning_rate / (1 - 0.9**step)
+            )
+        return state
+
+    def finish(self, state: State) -> Parameters:
+        """The trained parameters."""
+        return _detached(state["parameters"])
+
+
+def _start(parameters: Parameters, proximal_mu: float) -> State:
+    own = {name: p.detach().clone().requires_grad_() for name, p in parameters.items()}
+    state: State = {"parameters": own, "loss": 0.0, "seen": 0.0}
+    if proximal_mu:
+        state["anchor"] = {name: p.detach() for name, p in parameters.items()}
+    return state
+
+
+def _gradients(
+    losses: Losses, state: State, batch: Batch, proximal_mu: float
+) -> tuple[Tensor, ...] | list[Tensor]:
+    """Gradient of the batch mean (null records weigh 0, and count in its size)."""
+    parameters = state["parameters"]
+    each = losses(parameters, batch) * batch["weight"]
+    total = each.sum(-1)
+    gradients = torch.autograd.grad((total / batch["size"]).sum(), list(parameters.values()))
+    state["loss"] = state["loss"] + total.detach()
+    state["seen"] = state["seen"] + batch["weight"].sum(-1)
+    if proximal_mu:
+        with torch.no_grad():
+            away = torch._foreach_sub(list(parameters.values()), list(state["anchor"].values()))
+            return torch._foreach_add(list(gradients), away, alpha=proximal_mu)
+    return gradients
+
+
+def _detached(parameters: Parameters) -> Parameters:
+    return {name: p.detach() for name, p in parameters.items()}

@@ -1,0 +1,159 @@
+"""Any Flower strategy under any device-selection policy.
+
+`Selective(FedAvg(), ActivitySelection(cohort=32))` plans every round (who takes part, at what rate,
+with what weight), shows the wrapped strategy a grid that holds just the cohort, and writes the planned
+weights into the replies before the strategy aggregates them. The strategy is not subclassed.
+
+Selection and weighting are separate choices. Sampling in proportion to examples goes with equal
+weights, uniform sampling with weights by examples; doing both counts active devices twice. Flower
+divides by the realised sum of weights, so inverse-rate weights n_i / q_i are self-normalised (Hajek).
+"""
+
+from collections.abc import Iterable
+from typing import Literal
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import (
+    Bulyan,
+    FedMedian,
+    FedTrimmedAvg,
+    Krum,
+    MultiKrum,
+    Strategy,
+)
+
+from fedsim.engine.cohort import CohortGrid
+from fedsim.errors import ConfigError, require
+from fedsim.plan import Draw, Plan
+from strategies.selection import SelectionPolicy, draw_cohort
+
+Weighting = Literal["auto", "examples", "equal", "inverse-rate"]
+UNWEIGHTED = (FedMedian, FedTrimmedAvg, Krum, MultiKrum, Bulyan)
+"""Flower's rules that compare devices and ignore weights."""
+
+
+class Selective(Strategy):
+    """A Flower strategy whose cohorts come from a selection policy.
+
+    Args:
+      strategy: the wrapped strategy; its `fraction_train` must be 1.
+      policy: activity -> participation rates.
+      weighting: "examples" (n_i), "equal", "inverse-rate" (n_i / q_i), or "auto", which is the policy's
+        natural one: examples for uniform, equal for proportional activity, inverse-rate otherwise.
+        Strategies that ignore weights (FedMedian and the like) take "auto" alone, which is then "none".
+      draw: "poisson" (independent coins) or "fixed" (fixed size, same rates).
+
+    Raises:
+      ConfigError: the strategy selects devices itself, or cannot use the weighting.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        policy: SelectionPolicy,
+        weighting: Weighting = "auto",
+        draw: Draw = "poisson",
+    ) -> None:
+        name = type(strategy).__name__
+        fraction = getattr(strategy, "fraction_train", 1.0)
+        require(
+            fraction == 1.0,
+            f"fraction_train of {name} is {fraction}; inside Selective the policy selects, "
+            "so leave it at 1.0",
+        )
+        known = ("auto", "examples", "equal", "inverse-rate")
+        require(weighting in known, f"weighting is {weighting!r}; choose one of {', '.join(known)}")
+        require(
+            draw in ("poisson", "fixed"), f"draw is {draw!r}; choose one of poisson, fixed"
+        )
+        unweighted = isinstance(strategy, UNWEIGHTED)
+        require(
+            not unweighted or weighting == "auto",
+            f"{name} ignores weights, so weighting={weighting!r} would have no effect; "
+            "leave it at 'auto'",
+        )
+        require(
+            hasattr(strategy, "weighted_by_key"),
+            f"{name} has no weighted_by_key, so planned weights cannot reach it",
+        )
+        self.strategy = strategy
+        self.policy = policy
+        self.draw = draw
+        natural = policy.natural_weighting if weighting == "auto" else weighting
+        self.weighting = "none" if unweighted else natural
+        self._weights: dict[int, float] = {}
+
+    def plan(self, round: int, period: int, activity: np.ndarray, seed: int) -> Plan:
+        """Plan one round; a pure function of its arguments.
+
+        Args:
+          round: from 1.
+          period: from 0.
+          activity: (devices,) examples each device holds in the period.
+          seed: the run's.
+        """
+        rates = self.policy.rates(activity)
+        cohort = draw_cohort(rates, self.draw, seed, round)
+        examples = activity[cohort]
+        weights = {
+            "examples": lambda: examples.astype(np.float64),
+            "inverse-rate": lambda: examples / rates[cohort],
+        }.get(self.weighting, lambda: np.ones(len(cohort)))()
+        return Plan(
+            round=round,
+            period=period,
+            cohort=cohort,
+            examples=examples,
+            weights=weights,
+            rates=rates,
+            draw=self.draw,
+        )
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Messages of the wrapped strategy to exactly the cohort of the grid's plan."""
+        if not isinstance(grid, CohortGrid):
+            raise ConfigError(
+                "Selective needs a round's plan; run it through fedsim.Simulation, not start()"
+            )
+        plan = grid.plan
+        self._weights = dict(zip(plan.cohort.tolist(), plan.weights.tolist(), strict=True))
+        minimum = max(
+            getattr(self.strategy, "min_train_nodes", 0),
+            getattr(self.strategy, "min_available_nodes", 0),
+        )
+        with grid.padded(minimum):
+            messages = list(self.strategy.configure_train(server_round, arrays, config, grid))
+        return grid.real(messages)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Aggregate under the planned weights; devices of weight 0 are left out."""
+        weighted = []
+        for reply in replies:
+            weight = self._weights[reply.metadata.src_node_id]
+            if weight > 0:
+                metrics = next(iter(reply.content.metric_records.values()))
+                metrics[self.strategy.weighted_by_key] = weight  # type: ignore[attr-defined]
+                weighted.append(reply)
+        return self.strategy.aggregate_train(server_round, weighted)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """None: probes evaluate."""
+        return []
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """None: probes evaluate."""
+        return None
+
+    def summary(self) -> None:
+        """The wrapped strategy's."""
+        self.strategy.summary()
