@@ -9,7 +9,7 @@ import json
 import multiprocessing
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -127,7 +127,7 @@ def _in_processes(
         )
 
 
-def _on_one_thread(run, cell: Cell, path: Path) -> None:  # type: ignore[no-untyped-def]
+def _on_one_thread(run: Callable[[Cell, Path], None], cell: Cell, path: Path) -> None:
     """Processes share the cores between them; more threads in each would only get in the way."""
     import torch
 

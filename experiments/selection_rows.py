@@ -115,7 +115,8 @@ def further_rows(
             )
             for policy in policies
         ]
-    return [*rows, Row(options=replace(options, setting="static"), central=True)]
+    whole = replace(options, setting="static", local_epochs=1, local_steps=None)
+    return [*rows, Row(options=whole, central=True)]
 
 
 def cohort_of_equal_examples(options: RunOptions, activity: np.ndarray) -> int:

@@ -4,7 +4,6 @@ It is the same under every engine, policy, strategy and mechanism. Data goes rou
 and never back: probes read, the record is written, and the next round sees only the new model.
 """
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -19,16 +18,17 @@ from flwr.serverapp.strategy import Strategy
 
 from fedsim.describe import describe, environment
 from fedsim.engine.cohort import CohortGrid
-from fedsim.engine.flower import task_identity, to_parameters, to_record
+from fedsim.engine.flower import quiet, task_identity, to_parameters, to_record
 from fedsim.engine.local import LocalGrid
 from fedsim.engine.replies import collect
 from fedsim.errors import ConfigError, require
 from fedsim.models.joint import JointTagger, Parameters
 from fedsim.plan import FinishedRound
 from fedsim.population import Population
-from fedsim.probes import Probe, activity_deciles, standard_probes
+from fedsim.probes import Probe, standard_probes
 from fedsim.progress import Progress
-from fedsim.record import Run, Writer, model_sha256
+from fedsim.record import Run, Writer
+from fedsim.record.contents import device_arrays, start_contents, summary_contents
 from fedsim.rng import seeded_globals
 from fedsim.schedule import Schedule
 from fedsim.training.scoring import Scorer
@@ -89,7 +89,7 @@ class Simulation:
             writer.discard()
             raise
         workers = (os.cpu_count() or 1) if self.workers is None else self.workers
-        with task_identity(), LocalGrid(app, devices=people.devices, workers=workers) as grid:
+        with quiet(), task_identity(), LocalGrid(app, devices=people.devices, workers=workers) as grid:
             return self._rounds(people, grid, writer, config, progress)
 
     def _rounds(
@@ -100,7 +100,9 @@ class Simulation:
         scorer = Scorer(self.model, people.test, grid.map)
         every = self.evaluate_every or max(1, self.schedule.rounds // 20)
         probes = [*standard_probes(people, every), *self.probes]
-        start, devices = self._start(people, probes[0], scorer, parameters)
+        untrained = scorer(parameters)
+        start = start_contents(people, parameters, untrained, probes[:1], self._shortages(people))
+        devices = device_arrays(people)
         writer.start(start, devices)
         began = time.perf_counter()
         with Progress(self.schedule.rounds, shown=progress) as bar:
@@ -112,13 +114,8 @@ class Simulation:
                 for probe in probes:
                     figures |= probe(finished)
                 bar.show(writer.round(finished, time.perf_counter() - tick, figures))
-        summary = {
-            **_last_measured(writer.rounds),
-            "rounds": self.schedule.rounds,
-            "seconds": time.perf_counter() - began,
-            "seed": self.seed,
-            "model_sha256": model_sha256(parameters),
-        }
+        seconds = time.perf_counter() - began
+        summary = summary_contents(writer.rounds, parameters, seconds, self.seed)
         cohorts = writer.finish(parameters, summary)
         return Run(
             path=writer.path,
@@ -243,66 +240,15 @@ class Simulation:
             "environment": environment(),
         }
 
-    def _start(
-        self, people: Population, accuracy: Probe, scorer: Scorer, parameters: Parameters
-    ) -> tuple[dict, dict[str, np.ndarray]]:
-        """start.json and devices.npz: the corpus, and the untrained model's figures."""
-        activity = np.array([people.activity(p) for p in range(people.periods)])
-        untrained = FinishedRound(
-            round=0,
-            period=0,
-            last=True,
-            plan=None,
-            cohort=np.zeros(0, np.int64),
-            arrived=np.zeros(0, np.int64),
-            examples=0,
-            failures=(),
-            train_loss=None,
-            parameters=parameters,
-            score=lambda: scorer(parameters),
-        )
-        start = {
-            "population": people.name,
-            "fingerprint": people.fingerprint,
-            "devices": people.devices,
-            "training_examples": int(people.counts.sum()),
-            "test_examples": len(people.test),
-            "vocabulary": people.vocabulary.describe(),
-            "parameters": sum(p.numel() for p in parameters.values()),
-            "assumptions": [*people.assumptions, *self._shortages(activity)],
-            "model_sha256": model_sha256(parameters),
-            "untrained": accuracy(untrained),
-        }
-        devices = {
-            "activity": activity,
-            "decile": activity_deciles(people.counts.sum(axis=1)).astype(np.int8),
-            "names": hashed_names(people),
-        }
-        return start, devices
-
-    def _shortages(self, activity: np.ndarray) -> list[str]:
+    def _shortages(self, people: Population) -> list[str]:
         """Periods in which fewer devices hold data than the cohort asks for."""
         policy = getattr(self.strategy, "policy", None)
-        holders = (activity > 0).sum(axis=1)
+        if policy is None:
+            return []
+        holders = [int(np.count_nonzero(people.activity(p))) for p in range(people.periods)]
         return [
             f"in period {p + 1} only {n} devices hold data, fewer than the cohort of "
             f"{policy.cohort:g}; all of them come"
-            for p, n in enumerate(holders.tolist())
-            if policy is not None and n < policy.cohort
+            for p, n in enumerate(holders)
+            if n < policy.cohort
         ]
-
-
-def hashed_names(people: Population) -> np.ndarray:
-    """(devices,) first 8 bytes of SHA-256 of each device's name, as uint64."""
-    names = people.source.names()
-    digests = (hashlib.sha256(str(names[i]).encode()).digest()[:8] for i in range(len(names)))
-    return np.frombuffer(b"".join(digests), dtype=np.uint64)
-
-
-def _last_measured(rounds: list[dict]) -> dict[str, Any]:
-    """Each figure's last value that is not None; `figures` joined in."""
-    last: dict[str, Any] = {}
-    for line in rounds:
-        flat = {**line, **line["figures"]}
-        last |= {key: value for key, value in flat.items() if value is not None}
-    return {k: v for k, v in last.items() if k not in ("figures", "round", "seconds", "failures")}

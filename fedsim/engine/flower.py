@@ -5,6 +5,7 @@ In one process there is no runtime and bytes are waste, so this module sets the 
 while and offers an `Array` that shares its buffer until somebody asks for bytes.
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
@@ -75,3 +76,16 @@ def to_parameters(record: ArrayRecord, like: Mapping[str, Tensor] | None = None)
 
 def _tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Flower's per-round log lines off the screen meanwhile; errors pass."""
+    logger = logging.getLogger("flwr")
+    drop = logging.Filter()
+    drop.filter = lambda record: record.levelno >= logging.ERROR  # type: ignore[method-assign]
+    logger.addFilter(drop)
+    try:
+        yield
+    finally:
+        logger.removeFilter(drop)

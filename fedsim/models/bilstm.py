@@ -25,7 +25,7 @@ class BiLSTMTagger(JointTagger):
     """
 
     def __init__(
-        self, *, rows: int, intents: int, slot_labels: int, embedding: int = 64, hidden: int = 128
+        self, *, rows: int, intents: int, slot_labels: int, embedding: int = 64, hidden: int = 64
     ) -> None:
         super().__init__(
             rows=rows,
@@ -37,6 +37,13 @@ class BiLSTMTagger(JointTagger):
         self.lstm_ih = nn.Parameter(torch.empty(2, 4 * hidden, embedding))
         self.lstm_hh = nn.Parameter(torch.empty(2, 4 * hidden, hidden))
         self.lstm_bias = nn.Parameter(torch.empty(2, 4 * hidden))
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> None:
+        """As every tagger, with forget gates open (bias 1; Jozefowicz et al., ICML 2015)."""
+        super().initialise(generator)
+        hidden = self.lstm_hh.shape[-1]
+        self.lstm_bias[:, hidden : 2 * hidden] = 1.0
 
     def encode(self, parameters: Parameters, words: Tensor, packing: Packing) -> Tensor:
         """States of both directions, shape (..., n, 2 hidden)."""

@@ -1,6 +1,6 @@
 """Joint intent classification and slot filling, on top of any sentence encoder.
 
-The intent is read from the mean over a sentence's words, each slot label from its word. The loss is
+The intent is read from the maximum over a sentence's words, each slot label from its word. The loss is
 per example: intent cross-entropy plus the mean slot cross-entropy over the example's own words (a
 mean over the batch's words would couple examples and break per-example privacy).
 
@@ -22,6 +22,11 @@ from fedsim.rng import torch_generator
 
 if TYPE_CHECKING:
     from fedsim.population import Population
+
+EMBEDDING_GAIN, FEATURE_GAIN = 4.0, 3.0
+"""Constants that word vectors and the heads' inputs are multiplied by (initial word vectors keep unit
+variance). Under plain SGD they act like larger rates for embeddings (16x) and heads (9x), which one
+common rate would starve; chosen on the dev set of `massive`."""
 
 Parameters = dict[str, Tensor]
 Batch = Mapping[str, Tensor]
@@ -86,10 +91,10 @@ class JointTagger(nn.Module):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """Fresh parameters: embeddings N(0, 1), matrices U(+-1/sqrt(inputs)), biases zero."""
+        """Fresh parameters: unit word vectors, matrices U(+-1/sqrt(inputs)), biases zero."""
         for name, parameter in self.named_parameters():
             if name == "embedding":
-                parameter.normal_(generator=generator)
+                parameter.normal_(std=1 / EMBEDDING_GAIN, generator=generator)
             elif "bias" in name:
                 parameter.zero_()
             elif "scale" in name:
@@ -124,10 +129,9 @@ class JointTagger(nn.Module):
         token_ids = batch["token_ids"]
         packing = Packing.of(batch["lengths"], token_ids.shape[-2])
         words = _embed(parameters["embedding"], packing.packed(token_ids))
-        features = self.encode(parameters, words, packing)
-        intents = linear(
-            packing.means(features), parameters["intent_weight"], parameters["intent_bias"]
-        )
+        features = FEATURE_GAIN * self.encode(parameters, words, packing)
+        pooled = packing.maxima(features)
+        intents = linear(pooled, parameters["intent_weight"], parameters["intent_bias"])
         slots = linear(features, parameters["slot_weight"], parameters["slot_bias"])
         return packing, intents, slots
 
@@ -146,12 +150,13 @@ def linear(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _embed(table: Tensor, token_ids: Tensor) -> Tensor:
-    """Mean of a word's pieces: rows (..., n, pieces) of (..., rows, width) -> (..., n, width)."""
+    """Word vectors (..., n, width): the scaled sum of the rows (..., n, pieces) of each word."""
+    gain = EMBEDDING_GAIN * token_ids.shape[-1] ** -0.5
     if table.dim() == 2:
-        return F.embedding(token_ids, table).mean(-2)
+        return gain * F.embedding(token_ids, table).sum(-2)
     devices, rows, width = table.shape
     shifted = token_ids + rows * torch.arange(devices, device=table.device).view(-1, 1, 1)
-    return F.embedding(shifted, table.reshape(-1, width)).mean(-2)
+    return gain * F.embedding(shifted, table.reshape(-1, width)).sum(-2)
 
 
 def _joint_losses(batch: Batch, packing: Packing, intents: Tensor, slots: Tensor) -> Tensor:

@@ -87,3 +87,12 @@ class Packing:
     def means(self, packed: Tensor) -> Tensor:
         """Means over the words of each sentence, shape (..., examples, features)."""
         return self.sums(packed) / self.lengths.clamp(min=1).unsqueeze(-1)
+
+    def maxima(self, packed: Tensor) -> Tensor:
+        """Maxima over the words of each sentence, shape (..., examples, features); 0 without words."""
+        lowest = float("-inf")
+        kept = packed.masked_fill(~self.real.unsqueeze(-1), lowest)
+        size = (*packed.shape[:-2], self.examples * self.tokens, packed.shape[-1])
+        flat = packed.new_full(size, lowest).index_copy(-2, self.place, kept)
+        highest = flat.unflatten(-2, (self.examples, self.tokens)).amax(-2)
+        return highest.masked_fill(self.lengths.unsqueeze(-1) == 0, 0.0)

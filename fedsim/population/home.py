@@ -196,7 +196,8 @@ class HomeSource:
         positions = [people[:0]]
         for person in people.tolist():
             position = self._alone(person).positions(split)
-            position = position[np.arange(taken[person]) * len(position) // taken[person]]
+            middle = 2 * np.arange(taken[person]) + 1
+            position = position[middle * len(position) // (2 * taken[person])]
             said.append(self._said(person).at(position))
             positions.append(position)
         owner = np.repeat(people, taken[people])

@@ -848,7 +848,7 @@ def speak(step: np.ndarray, random: np.random.Generator) -> Said:
     taste = random.standard_gamma(TASTE * table.intent_weights)
     habits = np.cumsum(table.way_weights * (0.1 + random.standard_gamma(HABIT, ways)))
     favourites = random.random((len(table.loyalty), FAVOURITES), dtype=np.float32)
-    # 24-bit numbers, so that adding a row number to one is exact.
+    # 24-bit numbers: adding a row number is exact, and none reaches what rounding leaves below 1.
     draws = random.random((len(step), 2 + 3 * columns), dtype=np.float32).astype(np.float64)
     loyal, which, value = draws[:, 2:].reshape(len(step), 3, columns).swapaxes(0, 1)
 
@@ -940,7 +940,5 @@ def _cumulative(kinds: Sequence[Kind]) -> tuple[np.ndarray, int]:
             use *= PASSING_SHARE / use.sum(axis=1, keepdims=True)
             probability = np.concatenate([probability * (1 - PASSING_SHARE), use], axis=1)
         cumulative = np.cumsum(probability, axis=1)
-        # Exactly one at the last value, whatever rounding did: a draw never leaves its row.
-        cumulative[cumulative >= 1 - 1e-9] = 1.0
         table[i, :, : cumulative.shape[1]] = cumulative
     return (table.reshape(-1, width) + np.arange(len(kinds) * STEPS)[:, None]).ravel(), width

@@ -39,7 +39,8 @@ class Columns:
 
     Attributes:
       user: who said it; absent or empty where that is not known.
-      text: the utterance, split into tokens at whitespace; not read where there are tokens.
+      text: the utterance, split into tokens at whitespace; not read where there are tokens, unless
+        it alone is named.
       tokens: a list of words, or words separated by whitespace.
       intent: name of the intent.
       slots: BIO labels, one a token, in a list or separated by whitespace; without them all "O".
@@ -67,7 +68,7 @@ class Columns:
           'label'
           >>> Columns.parse({"usr": "worker"})
           Traceback (most recent call last):
-          fedsim.errors.ConfigError: columns names the part 'usr', did you mean 'user'?; ...
+          fedsim.errors.ConfigError: columns names the part 'usr' (did you mean 'user'?); ...
         """
         parts = [field.name for field in fields(cls)]
         for part, name in names.items():
@@ -188,10 +189,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
     Example:
       >>> did_you_mean("masive", ["home", "massive"])
-      ", did you mean 'massive'?"
+      " (did you mean 'massive'?)"
     """
     near = difflib.get_close_matches(word, list(known), n=1)
-    return f", did you mean {near[0]!r}?" if near else ""
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _found(table: Table, wrong: str) -> str:

@@ -25,7 +25,7 @@ class Vocabulary(Protocol):
 
     @property
     def pieces(self) -> int:
-        """Rows a word takes; its embedding is their mean."""
+        """Rows a word takes; its vector is their scaled sum."""
 
     @property
     def private(self) -> bool:

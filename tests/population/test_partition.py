@@ -99,8 +99,21 @@ def test_more_devices_than_rows_is_refused_with_the_largest_number_possible():
 
 @pytest.mark.parametrize(
     "text",
-    "|idd|iid:1|natural:2|dirichlet|dirichlet:|dirichlet:x|dirichlet:0|quantity:-1|quantity:nan"
-    "|quantity:inf|dirichlet:1e-9|Dirichlet:1".split("|"),
+    [
+        "",
+        "idd",
+        "iid:1",
+        "natural:2",
+        "dirichlet",
+        "dirichlet:",
+        "dirichlet:x",
+        "dirichlet:0",
+        "quantity:-1",
+        "quantity:nan",
+        "quantity:inf",
+        "dirichlet:1e-9",
+        "Dirichlet:1",
+    ],
 )
 def test_any_other_partition_is_refused(text):
     with pytest.raises(ConfigError, match="expected iid, dirichlet:A, quantity:A or natural"):

@@ -154,8 +154,8 @@ def test_a_bad_row_is_named_by_file_and_line(tmp_path, row, message):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("split", "trian", "split is 'trian', did you mean 'train'"),
-        ("split", "Train", "did you mean 'train'"),
+        ("split", "trian", "split is 'trian' .did you mean 'train'"),
+        ("split", "Train", "split is 'Train' .did you mean 'train'"),
         ("split", None, "split is None; expected one of train, dev, valid, validation, test"),
         ("order", "soon", "order is 'soon'; expected a whole number"),
         ("order", 1.5, "order is 1.5"),
@@ -178,10 +178,10 @@ def test_text_must_be_text(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (GOOD | {"intent": "alram"}, "intent 'alram' .* 2 declared ones, did you mean 'alarm'"),
+        (GOOD | {"intent": "alram"}, "intent 'alram' .* 2 declared ones .did you mean 'alarm'"),
         (
             GOOD | {"slots": ["O", "B-hwo"]},
-            "slot type 'hwo' .* 1 declared ones, did you mean 'who'",
+            "slot type 'hwo' .* 1 declared ones .did you mean 'who'",
         ),
     ],
 )
@@ -194,8 +194,8 @@ def test_an_undeclared_label_is_named_with_the_nearest_declared_one(tmp_path, ro
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"intent": "intnt"}, "no column 'intnt' for intent, did you mean 'intent'.*found 'user'"),
-        ({"user": "usr"}, "no column 'usr' for user, did you mean 'user'"),
+        ({"intent": "intnt"}, "no column 'intnt' for intent .did you mean 'intent'.*found 'user'"),
+        ({"user": "usr"}, "no column 'usr' for user .did you mean 'user'"),
         ({"text": "utt"}, "no column 'utt' for text"),
         ({"speaker": "user"}, "part 'speaker'.*expected some of user, text, tokens, intent"),
         ({"user": ""}, "expected the name of a column"),

@@ -1,0 +1,146 @@
+"""The command `fedsim`: parse, call one typed function, print what it returns.
+
+Exit codes: 0 done, 2 something in the options, the files or the data is wrong (one sentence on
+standard error says what), 130 interrupted. Nothing heavy is imported before a command runs.
+"""
+
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from experiments.options import RunOptions
+from fedsim import __version__
+from fedsim.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCommand(RunOptions):
+    """Run one simulation and print its figures.
+
+    Attributes:
+      out: folder for the record; default: no record, the table alone.
+    """
+
+    out: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentCommand:
+    """Run one paper-style experiment and print its table. A second call goes on where the first stopped.
+
+    Attributes:
+      name: which experiment.
+      preset: how much of it.
+      seeds: runs of every row; default: the preset's.
+      corpus: home, massive, snips, a file or a hub name; default: the preset's.
+      data: folder of data folders, one data folder, or a file; default $FEDSIM_DATA.
+      devices: number of devices; default: the preset's.
+      rounds: rounds a run; default: the preset's.
+      cohort: expected devices a round; default: the preset's.
+      model: bilstm or transformer.
+      processes: runs at a time; default: one a core.
+      out: folder for runs, tables and figures; default runs/NAME.
+    """
+
+    name: tyro.conf.Positional[Literal["selection"]]
+    preset: Literal["quick", "paper"] = "quick"
+    seeds: int | None = None
+    corpus: str | None = None
+    data: str | None = None
+    devices: int | None = None
+    rounds: int | None = None
+    cohort: int | None = None
+    model: Literal["bilstm", "transformer"] = "bilstm"
+    processes: int | None = None
+    out: Path | None = None
+
+
+def run(command: RunCommand) -> None:
+    """`fedsim run`."""
+    from experiments.recipe import run_recipe
+
+    values = {field.name: getattr(command, field.name) for field in fields(RunOptions)}
+    finished = run_recipe(RunOptions(**values), command.out)
+    print(finished.table().markdown())
+    for sentence in finished.start["assumptions"]:
+        print(f"Note: {sentence}.")
+    if command.out is not None:
+        print(f"\nRecord: {command.out}")
+
+
+def experiment(command: ExperimentCommand) -> None:
+    """`fedsim experiment`."""
+    from experiments.selection import preset_options, selection
+
+    named = ("corpus", "data", "devices", "rounds", "cohort", "model")
+    given = {key: getattr(command, key) for key in named if getattr(command, key) is not None}
+    out = command.out or Path("runs") / command.name
+    table = selection(
+        preset_options(command.preset, given),
+        preset=command.preset,
+        seeds=command.seeds,
+        out=out,
+        processes=command.processes,
+    )
+    print(table.markdown())
+    print("\nFiles:")
+    for path in table.save(out, command.name):
+        print(f"  {path}")
+    print(f"  {out / 'runs'}/  (one folder a run)")
+
+
+COMMANDS: dict[str, tuple[type, Callable]] = {
+    "run": (RunCommand, run),
+    "experiment": (ExperimentCommand, experiment),
+}
+
+USAGE = """usage: fedsim COMMAND [OPTIONS]
+
+  run                 one simulation
+  experiment NAME     one paper-style table: selection
+
+  fedsim COMMAND --help    the options of a command
+  fedsim --version         the version"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+      arguments: without the program's name; default: those of the process.
+
+    Returns:
+      The exit code.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    if arguments[0] == "--version":
+        print(f"fedsim {__version__}")
+        return 0
+    if arguments[0] not in COMMANDS:
+        near = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(COMMANDS)}"
+        print(f"fedsim: unknown command {arguments[0]!r}; {hint}", file=sys.stderr)
+        return 2
+    options, function = COMMANDS[arguments[0]]
+    try:
+        # Options check themselves when they are made, so parsing may refuse them too.
+        function(tyro.cli(options, prog=f"fedsim {arguments[0]}", args=arguments[1:]))
+    except ConfigError as error:
+        print(f"fedsim: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("fedsim: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,211 @@
+"""The options of a run, and the one place where their names become objects.
+
+`RunOptions` holds plain values, so that it can be parsed from a command line, written into a record
+and sent to another process. The functions below it build what the names stand for; they import
+what they need when called, so that `--help` answers at once.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from fedsim.errors import ConfigError, require
+
+if TYPE_CHECKING:
+    from flwr.serverapp.strategy import Strategy
+
+    from clients import NLUClient
+    from fedsim.models import JointTagger
+    from fedsim.population import Population
+    from fedsim.schedule import Schedule
+    from strategies import SelectionPolicy
+
+PROXIMAL_MU = 0.01
+"""FedProx's proximal weight where none is given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """One simulation. Defaults are those of the command line.
+
+    Attributes:
+      corpus: home, massive, snips, a JSONL, CSV or Parquet file, or a hub name.
+      data: folder of data folders, one data folder, or a file; default $FEDSIM_DATA.
+      columns: columns of a file: user=...,text=...,tokens=...,intent=...,slots=...,split=...,order=...
+      partition: how a set without people is dealt to devices: iid, dirichlet:A, quantity:A, natural.
+      labels: JSON file with the label inventory of a file.
+      vocabulary: hashed is independent of data; corpus is read from the training text.
+      devices: number of devices (home, partitioned sets).
+      model: bilstm or transformer.
+      setting: all data at once, or consecutive periods.
+      rounds: rounds in all, in both settings.
+      periods: periods of the continual setting.
+      by: cut each person's utterances (device) or the order of collection (clock).
+      keep: what devices keep of earlier periods: current, window:k, reservoir:n, all.
+      cohort: expected devices a round.
+      selection: how likely a device is to take part, by its activity.
+      power: exponent of activity, with --selection activity.
+      cap: largest participation rate of any device.
+      temperature: of softmax selection, in units of the mean activity.
+      draw: independent coins, or cohorts of fixed size.
+      weighting: what an update weighs; auto follows the selection.
+      strategy: Flower server strategy.
+      proximal_mu: proximal weight; fedprox sends it (default 0.01), others leave it to the client.
+      learning_rate: of the devices; default 1.0 (sgd), 0.001 (adamw).
+      batch_size: examples a local batch.
+      optimizer: of the devices.
+      local_epochs: passes over what a device holds.
+      local_steps: batches a round instead of epochs.
+      evaluate_every: rounds between measurements; default about 20 measurements a run.
+      workers: threads that train devices; 0 trains inline; default one a core.
+      seed: every random draw of the run follows from it.
+    """
+
+    corpus: str = "home"
+    data: str | None = None
+    columns: str | None = None
+    partition: str | None = None
+    labels: str | None = None
+    vocabulary: Literal["hashed", "corpus"] = "hashed"
+    devices: int | None = None
+    model: Literal["bilstm", "transformer"] = "bilstm"
+    setting: Literal["static", "continual"] = "static"
+    rounds: int = 100
+    periods: int = 5
+    by: Literal["device", "clock"] = "device"
+    keep: str = "current"
+    cohort: int = 32
+    selection: Literal["uniform", "log", "sqrt", "activity", "softmax", "top"] = "uniform"
+    power: float = 1.0
+    cap: float = 1.0
+    temperature: float = 1.0
+    draw: Literal["poisson", "fixed"] = "poisson"
+    weighting: Literal["auto", "examples", "equal", "inverse-rate"] = "auto"
+    strategy: Literal["fedavg", "fedavgm", "fedadam", "fedprox", "fedmedian"] = "fedavg"
+    proximal_mu: float | None = None
+    learning_rate: float | None = None
+    batch_size: int = 16
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    local_epochs: int = 1
+    local_steps: int | None = None
+    evaluate_every: int | None = None
+    workers: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.rounds >= 1, f"rounds is {self.rounds}; choose 1 or more")
+        require(self.cohort >= 1, f"cohort is {self.cohort}; choose 1 or more")
+        require(self.seed >= 0, f"seed is {self.seed}; choose 0 or more")
+        require(
+            self.power == 1.0 or self.selection == "activity",
+            f"power is {self.power:g}, which --selection {self.selection} does not use; "
+            "choose --selection activity",
+        )
+        require(
+            self.temperature == 1.0 or self.selection == "softmax",
+            f"temperature is {self.temperature:g}, which --selection {self.selection} does not "
+            "use; choose --selection softmax",
+        )
+        require(
+            self.cap == 1.0 or self.selection not in ("uniform", "top"),
+            f"cap is {self.cap:g}, which --selection {self.selection} does not use; "
+            "choose log, sqrt, activity or softmax",
+        )
+
+
+def policy_of(options: RunOptions) -> "SelectionPolicy":
+    """The selection policy an options object names."""
+    import strategies as s
+
+    cohort, cap = options.cohort, options.cap
+    return {
+        "uniform": lambda: s.UniformSelection(cohort=cohort),
+        "log": lambda: s.LogActivitySelection(cohort=cohort, cap=cap),
+        "sqrt": lambda: s.ActivitySelection(cohort=cohort, power=0.5, cap=cap),
+        "activity": lambda: s.ActivitySelection(cohort=cohort, power=options.power, cap=cap),
+        "softmax": lambda: s.SoftmaxSelection(
+            cohort=cohort, temperature=options.temperature, cap=cap
+        ),
+        "top": lambda: s.TopActivitySelection(cohort=cohort),
+    }[options.selection]()
+
+
+def strategy_of(options: RunOptions) -> "Strategy":
+    """The Flower strategy an options object names, inside Selective."""
+    from flwr.serverapp import strategy as flower
+
+    from fedsim.engine.flower import quiet
+    from strategies import Selective
+
+    mu = PROXIMAL_MU if options.proximal_mu is None else options.proximal_mu
+    with quiet():
+        inner = {
+            "fedavg": flower.FedAvg,
+            "fedavgm": lambda: flower.FedAvgM(server_momentum=0.9),
+            "fedadam": lambda: flower.FedAdam(eta=0.01),
+            "fedprox": lambda: flower.FedProx(proximal_mu=mu),
+            "fedmedian": flower.FedMedian,
+        }[options.strategy]()
+    return Selective(inner, policy_of(options), weighting=options.weighting, draw=options.draw)
+
+
+def client_of(options: RunOptions) -> "NLUClient":
+    """How devices train."""
+    from clients import NLUClient
+
+    own = 0.0 if options.strategy == "fedprox" else (options.proximal_mu or 0.0)
+    return NLUClient(
+        batch_size=options.batch_size,
+        local_epochs=options.local_epochs,
+        local_steps=options.local_steps,
+        optimizer=options.optimizer,
+        learning_rate=options.learning_rate,
+        proximal_mu=own,
+    )
+
+
+def schedule_of(options: RunOptions) -> "Schedule":
+    """Rounds over periods."""
+    from fedsim.schedule import Continual, Static
+
+    if options.setting == "static":
+        return Static(rounds=options.rounds)
+    return Continual(
+        periods=options.periods, rounds=options.rounds, keep=options.keep, by=options.by
+    )
+
+
+def population_of(options: RunOptions) -> "Population":
+    """The corpus, read."""
+    from fedsim.population import Population
+
+    return Population.load(
+        options.corpus,
+        options.data,
+        columns=_columns(options.columns),
+        partition=options.partition,
+        labels=options.labels,
+        devices=options.devices,
+        seed=options.seed if options.partition else 0,
+        vocabulary=options.vocabulary,
+    )
+
+
+def model_of(options: RunOptions, population: "Population") -> "JointTagger":
+    """The model, with initial parameters of the run's seed."""
+    from fedsim.models import BiLSTMTagger, TransformerTagger
+
+    kind = {"bilstm": BiLSTMTagger, "transformer": TransformerTagger}[options.model]
+    return kind.sized_for(population, seed=options.seed)
+
+
+def _columns(text: str | None) -> dict[str, str] | None:
+    """Read `user=worker,text=utterance` into a dict."""
+    if text is None:
+        return None
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(key and equals and value for key, equals, value in pairs):
+        raise ConfigError(
+            f"columns is {text!r}; expected name=column pairs joined by commas, such as "
+            "user=worker_id,text=utterance,intent=label"
+        )
+    return {key.strip(): value.strip() for key, _, value in pairs}

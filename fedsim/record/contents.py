@@ -1,0 +1,97 @@
+"""What the files of a run say: the corpus as it was read, and the run in one object."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from fedsim.plan import FinishedRound, Scores
+from fedsim.population import Population
+from fedsim.probes import Probe, activity_deciles
+from fedsim.record.run import Arrays
+from fedsim.record.writer import model_sha256
+
+
+def start_contents(
+    people: Population,
+    parameters: Mapping[str, Tensor],
+    untrained: Scores,
+    probes: Sequence[Probe],
+    assumptions: Sequence[str] = (),
+) -> dict[str, Any]:
+    """start.json: fingerprints, sizes, assumptions, and the untrained model's figures.
+
+    Args:
+      people: cut into the periods of the run.
+      parameters: of the untrained model.
+      untrained: its scores on the test set.
+      probes: stateless probes that read them.
+      assumptions: sentences beside the population's own.
+    """
+    none = np.zeros(0, np.int64)
+    before = FinishedRound(
+        round=0,
+        period=0,
+        last=True,
+        plan=None,
+        cohort=none,
+        arrived=none,
+        examples=0,
+        failures=(),
+        train_loss=None,
+        parameters=dict(parameters),
+        score=lambda: untrained,
+    )
+    figures: dict[str, Any] = {}
+    for probe in probes:
+        figures |= probe(before)
+    return {
+        "population": people.name,
+        "fingerprint": people.fingerprint,
+        "devices": people.devices,
+        "periods": people.periods,
+        "training_examples": int(people.counts.sum()),
+        "test_examples": len(people.test),
+        "vocabulary": people.vocabulary.describe(),
+        "parameters": sum(p.numel() for p in parameters.values()),
+        "model_sha256": model_sha256(parameters),
+        "assumptions": [*people.assumptions, *assumptions],
+        "untrained": figures,
+    }
+
+
+def device_arrays(people: Population) -> Arrays:
+    """devices.npz: activity (periods, devices), decile (devices,) and hashed names (devices,)."""
+    names = people.source.names()
+    digests = (hashlib.sha256(str(names[i]).encode()).digest()[:8] for i in range(len(names)))
+    return {
+        "activity": np.array([people.activity(p) for p in range(people.periods)]),
+        "decile": activity_deciles(people.counts.sum(axis=1)).astype(np.int8),
+        "names": np.frombuffer(b"".join(digests), dtype=np.uint64),
+    }
+
+
+def summary_contents(
+    rounds: Sequence[Mapping[str, Any]],
+    parameters: Mapping[str, Tensor],
+    seconds: float,
+    seed: int,
+) -> dict[str, Any]:
+    """summary.json: each figure's last measured value, the model's hash, and how long it took."""
+    last: dict[str, Any] = {}
+    for line in rounds:
+        flat = {**line, **line["figures"]}
+        last |= {key: value for key, value in flat.items() if value is not None}
+    for name in ("figures", "round", "period", "cohort_size", "cohort_examples", "failures"):
+        last.pop(name, None)
+    return {
+        **last,
+        "rounds": len(rounds),
+        "seconds": seconds,
+        "seed": seed,
+        "examples_processed": sum(line["cohort_examples"] for line in rounds),
+        "participations": sum(line["cohort_size"] for line in rounds),
+        "model_sha256": model_sha256(parameters),
+    }

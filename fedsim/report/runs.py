@@ -1,0 +1,79 @@
+"""Tables of runs as they are: the measured rounds of one, the final figures of several."""
+
+from collections.abc import Sequence
+
+from fedsim.record.run import Run
+from fedsim.report.statistics import Estimate, estimate
+from fedsim.report.table import Column, Table
+
+_FIGURES = (
+    Column("intent_accuracy", "intent accuracy", "share"),
+    Column("slot_f1", "slot F1", "share"),
+    Column("exact_match", "exact match", "share"),
+)
+
+
+def rounds_table(run: Run) -> Table:
+    """The measured rounds of one run."""
+    measured = [line for line in run.rounds if line["intent_accuracy"] is not None]
+    rows = [
+        {
+            "round": line["round"],
+            "period": line["period"],
+            "cohort": line["cohort_size"],
+            "examples": line["cohort_examples"],
+            "train_loss": "" if line["train_loss"] is None else f"{line['train_loss']:.3f}",
+            **{c.key: _one(line[c.key]) for c in _FIGURES},
+        }
+        for line in measured
+    ]
+    return Table(
+        columns=[
+            Column("round", "round", "count", label=True),
+            Column("period", "period", "count"),
+            Column("cohort", "devices", "count"),
+            Column("examples", "examples", "count"),
+            Column("train_loss", "training loss"),
+            *_FIGURES,
+        ],
+        rows=rows,
+        caption=(
+            f"{run.start['population']}, {run.config['setting']}, "
+            f"{run.config['selection_label']} selection, weighting {run.config['weighting']}, "
+            f"seed {run.config['seed']}; figures on {run.start['test_examples']:,} test "
+            "utterances, in percent."
+        ),
+    )
+
+
+def final_table(runs: Sequence[Run]) -> Table:
+    """The last measured figures of several runs, a row each."""
+    rows = [
+        {
+            "setting": run.config["setting"],
+            "selection": run.config["selection_label"],
+            "weighting": run.config["weighting"],
+            "seed": run.summary["seed"],
+            "rounds": run.summary["rounds"],
+            "examples": run.summary["examples_processed"],
+            **{c.key: _one(run.summary.get(c.key)) for c in _FIGURES},
+        }
+        for run in runs
+    ]
+    return Table(
+        columns=[
+            Column("setting", "setting", label=True),
+            Column("selection", "selection", label=True),
+            Column("weighting", "weighting"),
+            Column("seed", "seed", "count"),
+            Column("rounds", "rounds", "count"),
+            Column("examples", "examples", "count"),
+            *_FIGURES,
+        ],
+        rows=rows,
+        caption="Last measured figures of each run, in percent.",
+    )
+
+
+def _one(value: float | None) -> Estimate | None:
+    return None if value is None else estimate([value])
