@@ -16,8 +16,10 @@ from fedsim.models import JointTagger
 from fedsim.population import Population
 from fedsim.training import LocalTrainer, procedures
 
-LEARNING_RATES = {"sgd": 1.0, "adamw": 1e-3}
-"""Default learning rate of each optimizer."""
+OPTIMIZERS = ("sgd", "adamw")
+
+ADAMW_RATE = 1e-3
+"""Default learning rate of AdamW; that of SGD is the model's `sgd_rate`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +31,14 @@ class NLUClient:
       local_epochs: passes over what the device holds in a round, >= 1.
       local_steps: batches a round instead of epochs, or None.
       optimizer: "sgd" or "adamw".
-      learning_rate: > 0, or None for 1.0 (sgd) and 1e-3 (adamw).
+      learning_rate: > 0, or None for the model's `sgd_rate` (1.0 for a BiLSTM, 0.1 for a transformer)
+        and 1e-3 under adamw.
       proximal_mu: weight of a proximal term of the client's own; FedProx sends its own instead.
 
     Example:
-      >>> NLUClient(batch_size=8).learning_rate_used
-      1.0
+      >>> NLUClient(optimizer="adam")
+      Traceback (most recent call last):
+      fedsim.errors.ConfigError: optimizer is 'adam'; choose one of sgd, adamw
     """
 
     batch_size: int = 16
@@ -48,10 +52,9 @@ class NLUClient:
         for name in ("batch_size", "local_epochs", "local_steps"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"{name} is {value}; choose 1 or more")
-        known = ", ".join(LEARNING_RATES)
         require(
-            self.optimizer in LEARNING_RATES,
-            f"optimizer is {self.optimizer!r}; choose one of {known}",
+            self.optimizer in OPTIMIZERS,
+            f"optimizer is {self.optimizer!r}; choose one of {', '.join(OPTIMIZERS)}",
         )
         rate = self.learning_rate
         require(rate is None or rate > 0, f"learning_rate is {rate}; choose more than 0")
@@ -59,12 +62,11 @@ class NLUClient:
             self.proximal_mu >= 0, f"proximal_mu is {self.proximal_mu}; choose 0 (none) or more"
         )
 
-    @property
-    def learning_rate_used(self) -> float:
-        """The learning rate, or the optimizer's default."""
-        if self.learning_rate is None:
-            return LEARNING_RATES[self.optimizer]
-        return self.learning_rate
+    def rate(self, model: JointTagger) -> float:
+        """The learning rate, or the default one for this optimizer and model."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return model.sgd_rate if self.optimizer == "sgd" else ADAMW_RATE
 
     def bind(self, population: Population, model: JointTagger, seed: int) -> LocalTrainer:
         """The local training of every device of a population.
@@ -77,7 +79,7 @@ class NLUClient:
         return LocalTrainer(
             population=population,
             model=model,
-            procedure=procedures(self.optimizer, model, self.learning_rate_used),
+            procedure=procedures(self.optimizer, model, self.rate(model)),
             batch_size=self.batch_size,
             local_epochs=self.local_epochs,
             local_steps=self.local_steps,
@@ -113,7 +115,11 @@ def app(trainer: LocalTrainer) -> ClientApp:
         metrics = MetricRecord(
             {"num-examples": result.examples, "train_loss": result.loss, "seen": result.seen}
         )
-        content = RecordDict({"arrays": to_record(result.parameters), "metrics": metrics})
+        arrays = result.parameters
+        if result.examples == 0:
+            # A copy: some strategies write into replies, and these are the global model itself.
+            arrays = {name: p.clone() for name, p in arrays.items()}
+        content = RecordDict({"arrays": to_record(arrays), "metrics": metrics})
         return Message(content, reply_to=message)
 
     @client.evaluate()

@@ -32,10 +32,29 @@ def run_central(options: RunOptions, out: Path | str | None) -> Run:
     Args:
       options: their corpus, model and seed are used.
       out: a new folder for the record, or None.
+
+    Raises:
+      ConfigError: the corpus or the folder is refused; nothing is left on disk.
     """
     writer = Writer(out)
+    try:
+        return _run_central(options, writer)
+    except BaseException:
+        writer.discard()
+        raise
+
+
+def _run_central(options: RunOptions, writer: Writer) -> Run:
     recipe = asdict(options)
-    config = {**recipe, "selection": "central", "recipe": recipe, "environment": environment()}
+    config = {
+        **recipe,
+        "selection": "central",
+        "selection_label": "central",
+        "weighting": "none",
+        "rounds": EPOCHS,
+        "recipe": recipe,
+        "environment": environment(),
+    }
     writer.config(config)
     people = population_of(options)
     model = model_of(options, people)

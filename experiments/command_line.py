@@ -131,15 +131,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     options, function = COMMANDS[arguments[0]]
     try:
+        _check_option_names(options, arguments[1:])
         # Options check themselves when they are made, so parsing may refuse them too.
         function(tyro.cli(options, prog=f"fedsim {arguments[0]}", args=arguments[1:]))
     except ConfigError as error:
         print(f"fedsim: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        where = "" if error.filename is None else f"{error.filename}: "
+        print(f"fedsim: {where}{error.strerror or error}", file=sys.stderr)
+        return 2
+    except SystemExit as stop:
+        # The parser leaves this way after help (0) and after a sentence of its own (2).
+        return int(stop.code or 0)
     except KeyboardInterrupt:
         print("fedsim: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _check_option_names(options: type, arguments: Sequence[str]) -> None:
+    """Refuse unknown options, naming the nearest right one."""
+    known = ["--help", *(f"--{field.name.replace('_', '-')}" for field in fields(options))]
+    for argument in arguments:
+        name = argument.partition("=")[0].replace("_", "-")
+        if name.startswith("--") and name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else "see --help for those there are"
+            raise ConfigError(f"unknown option {name}; {hint}")
 
 
 if __name__ == "__main__":

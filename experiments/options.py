@@ -50,7 +50,7 @@ class RunOptions:
       weighting: what an update weighs; auto follows the selection.
       strategy: Flower server strategy.
       proximal_mu: proximal weight; fedprox sends it (default 0.01), others leave it to the client.
-      learning_rate: of the devices; default 1.0 (sgd), 0.001 (adamw).
+      learning_rate: of the devices; default 1.0 (sgd; transformer 0.1), 0.001 (adamw).
       batch_size: examples a local batch.
       optimizer: of the devices.
       local_epochs: passes over what a device holds.
@@ -94,6 +94,8 @@ class RunOptions:
     def __post_init__(self) -> None:
         require(self.rounds >= 1, f"rounds is {self.rounds}; choose 1 or more")
         require(self.cohort >= 1, f"cohort is {self.cohort}; choose 1 or more")
+        mu = self.proximal_mu
+        require(mu is None or mu >= 0, f"proximal_mu is {mu}; choose 0 (none) or more")
         require(self.seed >= 0, f"seed is {self.seed}; choose 0 or more")
         require(
             self.power == 1.0 or self.selection == "activity",

@@ -11,7 +11,7 @@ from experiments.options import (
     schedule_of,
     strategy_of,
 )
-from fedsim.record import Run
+from fedsim.record import Run, check_free
 from fedsim.simulation import Simulation
 
 
@@ -38,4 +38,6 @@ def run_recipe(options: RunOptions, out: Path | str | None, progress: bool = Tru
     Raises:
       ConfigError: options that cannot be run, or a folder that already holds something.
     """
+    if out is not None:
+        check_free(Path(out))  # Before a corpus is read, which may take a while.
     return build(options).run(out, recipe=asdict(options), progress=progress)

@@ -1,12 +1,15 @@
 """What was run, as plain JSON: configs, Flower strategies, versions, commit."""
 
 import dataclasses
+import math
 import platform
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 PACKAGES = ("fedsim", "flwr", "torch", "numpy", "opacus", "datasets")
 
@@ -19,6 +22,10 @@ def describe(value: Any) -> Any:
       >>> describe(Static(rounds=3))
       {'class': 'Static', 'rounds': 3, 'by': 'device'}
     """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple):
@@ -29,6 +36,8 @@ def describe(value: Any) -> Any:
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
     elif callable(value) and hasattr(value, "__qualname__"):
         return f"{value.__module__}.{value.__qualname__}"
+    elif not hasattr(value, "__dict__"):
+        return {"class": type(value).__name__}
     else:
         fields = {k: v for k, v in vars(value).items() if not k.startswith("_") and v is not None}
     return {"class": type(value).__name__, **{k: describe(v) for k, v in fields.items()}}

@@ -66,7 +66,7 @@ class Accuracy:
         }
         for name, right in (("intent_accuracy", intent), ("exact_match", exact)):
             figures[f"devices/{name}"] = _mean_over_groups(right, test.device)
-            decile = np.where(test.device >= 0, self.decile[test.device], 0)
+            decile = np.where(test.device >= 0, self.decile[np.maximum(test.device, 0)], 0)
             for k in range(1, 11):
                 figures[f"deciles/{name}_{k}"] = _mean(right[decile == k])
             figures[f"unseen/{name}"] = _mean(right[test.device == UNSEEN])

@@ -7,7 +7,8 @@ and never back: probes read, the record is written, and the next round sees only
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,22 +73,28 @@ class Simulation:
           progress: show a progress bar on a terminal.
 
         Raises:
-          ConfigError: something does not fit together; nothing is left on disk.
+          ConfigError: something does not fit together; before round 1, nothing is left on disk.
         """
         writer = Writer(out)
         try:
-            config = self._config(recipe)
-            writer.config(config)
-            people = self.population.cut(
-                self.schedule.periods, self.schedule.by, self.schedule.retention
-            )
-            self._check(people)
-            app = self.client
-            if not isinstance(app, ClientApp):
-                app = app.app(app.bind(people, self.model, self.seed))
+            # Strategies keep state; each run has its own, so that one object serves many runs.
+            fresh = replace(self, strategy=_copied(self.strategy))
+            return fresh._run(writer, recipe, progress)
         except BaseException:
             writer.discard()
             raise
+
+    def _run(self, writer: Writer, recipe: dict | None, progress: bool) -> Run:
+        """Everything that can be refused, then the rounds."""
+        config = self._config(recipe)
+        writer.config(config)
+        people = self.population.cut(
+            self.schedule.periods, self.schedule.by, self.schedule.retention
+        )
+        self._check(people)
+        app = self.client
+        if not isinstance(app, ClientApp):
+            app = app.app(app.bind(people, self.model, self.seed))
         workers = (os.cpu_count() or 1) if self.workers is None else self.workers
         with quiet(), task_identity(), LocalGrid(app, devices=people.devices, workers=workers) as grid:
             return self._rounds(people, grid, writer, config, progress)
@@ -110,7 +117,7 @@ class Simulation:
                 tick = time.perf_counter()
                 finished = self._round(round, people, grid, parameters, scorer)
                 parameters = finished.parameters
-                figures: dict[str, Any] = {}
+                figures: dict[str, Any] = dict(finished.evaluated)
                 for probe in probes:
                     figures |= probe(finished)
                 bar.show(writer.round(finished, time.perf_counter() - tick, figures))
@@ -149,7 +156,9 @@ class Simulation:
             asked = np.array(sorted(m.metadata.dst_node_id for m in messages), np.int64)
             replies = collect(grid.send_and_receive(messages), asked.tolist(), parameters)
             arrived = np.array([r.metadata.src_node_id for r in replies.valid], np.int64)
-            new, _ = self.strategy.aggregate_train(round, replies.valid)
+            # Flower divides by the sum of weights, which is 0 where nobody asked holds data.
+            heard = replies.valid if activity[arrived].any() else []
+            new, _ = self.strategy.aggregate_train(round, heard)
             if new is not None:
                 parameters = to_parameters(new, like=parameters)
             evaluated = self._evaluate(round, grid, parameters)
@@ -231,7 +240,7 @@ class Simulation:
             "recipe": recipe,
             "simulation": {
                 "population": self.population.name,
-                "model": describe(self.model),
+                "model": _architecture(self.model),
                 "client": describe(self.client),
                 "strategy": describe(self.strategy),
                 "schedule": describe(self.schedule),
@@ -252,3 +261,19 @@ class Simulation:
             for p, n in enumerate(holders)
             if n < policy.cohort
         ]
+
+
+def _copied(strategy: Strategy) -> Strategy:
+    try:
+        return deepcopy(strategy)
+    except Exception as error:
+        raise ConfigError(
+            f"{type(strategy).__name__} cannot be copied for the run ({error}); "
+            "let it hold numbers, text, arrays and functions alone"
+        ) from None
+
+
+def _architecture(model: JointTagger) -> dict[str, Any]:
+    """Class and shapes of a model, for the record."""
+    shapes = {name: list(p.shape) for name, p in model.named_parameters()}
+    return {"class": type(model).__name__, "shapes": shapes}

@@ -105,7 +105,7 @@ class ActivitySelection:
 
     Attributes:
       cohort: expected devices a round, > 0.
-      power: 0 is uniform, 0.5 square root, 1 proportional; >= 0.
+      power: 0 is uniform, 0.5 square root, 1 proportional; 0 to 20.
       cap: largest rate of any device, in (0, 1]. Bounds the most active device's privacy cost.
 
     Example:
@@ -119,7 +119,8 @@ class ActivitySelection:
 
     def __post_init__(self) -> None:
         _check(self.cohort, self.cap)
-        require(self.power >= 0, f"power is {self.power}; choose 0 (uniform) or more")
+        # Beyond 20, powers of large activities leave the range of a float.
+        require(0 <= self.power <= 20, f"power is {self.power}; choose 0 (uniform) to 20")
 
     @property
     def label(self) -> str:
@@ -171,7 +172,7 @@ class SoftmaxSelection:
 
     Attributes:
       cohort: expected devices a round, > 0.
-      temperature: > 0; high is uniform, low favours the most active devices alone.
+      temperature: >= 1e-9; high is uniform, low favours the most active devices alone.
       cap: largest rate of any device, in (0, 1].
 
     Example:
@@ -187,7 +188,9 @@ class SoftmaxSelection:
 
     def __post_init__(self) -> None:
         _check(self.cohort, self.cap)
-        require(self.temperature > 0, f"temperature is {self.temperature}; choose more than 0")
+        require(
+            self.temperature >= 1e-9, f"temperature is {self.temperature}; choose 1e-9 or more"
+        )
 
     def rates(self, activity: np.ndarray) -> np.ndarray:
         """Participation rates, shape (devices,)."""
@@ -217,7 +220,7 @@ class TopActivitySelection:
     natural_weighting = "inverse-rate"
 
     def __post_init__(self) -> None:
-        _check(self.cohort)
+        require(self.cohort >= 1, f"cohort is {self.cohort}; choose 1 or more")
 
     def rates(self, activity: np.ndarray) -> np.ndarray:
         """Rates of 1 for the top devices and 0 for the others, shape (devices,)."""

@@ -21,6 +21,7 @@ from flwr.serverapp.strategy import (
     FedTrimmedAvg,
     Krum,
     MultiKrum,
+    QFedAvg,
     Strategy,
 )
 
@@ -30,8 +31,8 @@ from fedsim.plan import Draw, Plan
 from strategies.selection import SelectionPolicy, draw_cohort
 
 Weighting = Literal["auto", "examples", "equal", "inverse-rate"]
-UNWEIGHTED = (FedMedian, FedTrimmedAvg, Krum, MultiKrum, Bulyan)
-"""Flower's rules that compare devices and ignore weights."""
+UNWEIGHTED = (FedMedian, FedTrimmedAvg, Krum, MultiKrum, Bulyan, QFedAvg)
+"""Flower's rules that ignore weights: they compare devices, or weigh them by their losses."""
 
 
 class Selective(Strategy):

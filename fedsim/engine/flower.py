@@ -63,7 +63,9 @@ def to_record(parameters: Mapping[str, Tensor]) -> ArrayRecord:
     return record
 
 
-def to_parameters(record: ArrayRecord, like: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+def to_parameters(
+    record: ArrayRecord, like: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
     """An `ArrayRecord` as tensors, in the order and dtype of `like` where given.
 
     Flower's adaptive optimizers return float64; the model stays in its own precision.

@@ -117,6 +117,8 @@ class LocalGrid(Grid):
         )
         try:
             reply = self._app(message, context)
+            if not isinstance(reply, Message) or reply.metadata.src_node_id != device:
+                raise TypeError("the client app returned no reply to its message")
         except Exception as error:
             log.debug("device %d failed", device, exc_info=True)
             reason = f"{type(error).__name__}: {error}".splitlines()[0]

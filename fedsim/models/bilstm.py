@@ -24,6 +24,8 @@ class BiLSTMTagger(JointTagger):
       {'lstm_ih': (2, 32, 4), 'lstm_hh': (2, 32, 8), 'lstm_bias': (2, 32)}
     """
 
+    sgd_rate = 1.0
+
     def __init__(
         self, *, rows: int, intents: int, slot_labels: int, embedding: int = 64, hidden: int = 64
     ) -> None:

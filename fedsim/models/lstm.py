@@ -138,11 +138,8 @@ def _add_first(grad: Tensor, later: Tensor) -> Tensor:
 
 def _weight_gradient(delta: Tensor, states: Tensor, steps: list[int]) -> Tensor:
     """Gradient of the recurrent weight: each word's delta with the state before it."""
-    first = steps[0]
-    offsets = [0]
-    for count in steps:
-        offsets.append(offsets[-1] + count)
-    previous = torch.cat(
-        [states[:, offsets[t] : offsets[t] + steps[t + 1]] for t in range(len(steps) - 1)], dim=1
-    ) if len(steps) > 1 else states[:, :0]
-    return torch.bmm(delta[:, first:].transpose(1, 2), previous)
+    before = [
+        earlier[:, :count] for earlier, count in zip(states.split(steps, 1), steps[1:], strict=False)
+    ]
+    previous = torch.cat([states[:, :0], *before], dim=1)
+    return torch.bmm(delta[:, steps[0] :].transpose(1, 2), previous)

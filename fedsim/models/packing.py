@@ -89,7 +89,7 @@ class Packing:
         return self.sums(packed) / self.lengths.clamp(min=1).unsqueeze(-1)
 
     def maxima(self, packed: Tensor) -> Tensor:
-        """Maxima over the words of each sentence, shape (..., examples, features); 0 without words."""
+        """Maxima over the words of each sentence, (..., examples, features); 0 without words."""
         lowest = float("-inf")
         kept = packed.masked_fill(~self.real.unsqueeze(-1), lowest)
         size = (*packed.shape[:-2], self.examples * self.tokens, packed.shape[-1])

@@ -24,6 +24,8 @@ class TransformerTagger(JointTagger):
       heads: attention heads.
     """
 
+    sgd_rate = 0.1
+
     def __init__(
         self,
         *,

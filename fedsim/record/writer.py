@@ -6,23 +6,23 @@
     failures.jsonl  one line a failed device
     cohorts.npz devices.npz model.safetensors summary.json    at the end
 
-A figure that was not measured is null; infinity is the string "inf".
+A figure that was not measured is null; infinity is the string "inf" (and the like for "nan").
 """
 
+import contextlib
 import hashlib
 import json
 import math
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
-from fedsim.errors import ConfigError
+from fedsim.errors import ConfigError, require
 from fedsim.plan import FinishedRound
 from fedsim.record.run import Arrays
 
@@ -35,6 +35,18 @@ COLUMNS = (
     *("epsilon_audit_low", "delta_audit", "epsilon_claim_at_delta_audit"),
 )
 """Keys of every line of rounds.jsonl, in this order; `figures` follows them."""
+
+
+def check_free(path: Path) -> None:
+    """Refuse an output folder that holds something already."""
+    try:
+        taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    except OSError as error:
+        raise ConfigError(_cannot_be_used(path, error)) from None
+    if taken:
+        what = "holds a run already" if (path / "config.json").exists() else "is not empty"
+        what = what if path.is_dir() else "is a file"
+        raise ConfigError(f"output folder {path} {what}; choose another one or remove it")
 
 
 class Writer:
@@ -55,25 +67,23 @@ class Writer:
         self._rates_round: list[int] = []
         if self.path is None:
             return
-        self._created = next((p for p in (*reversed(self.path.parents), self.path) if not p.exists()), None)
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            what = "holds a run already" if (self.path / "config.json").exists() else "is not empty"
-            raise ConfigError(f"output folder {self.path} {what}; choose another one or remove it")
+        check_free(self.path)
+        self._created = [p for p in (self.path, *self.path.parents) if not p.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(
-                f"output folder {self.path} cannot be made: {error.strerror}"
-            ) from None
+            raise ConfigError(_cannot_be_used(self.path, error)) from None
 
     def discard(self) -> None:
         """Remove what was created; for runs refused before round 1."""
-        if self.path is None or self.rounds:
+        if self.path is None or self.rounds or not self.path.is_dir():
             return
         for child in self.path.iterdir():
             child.unlink()
-        if self._created is not None:
-            shutil.rmtree(self._created, ignore_errors=True)
+        # One by one: a folder above may meanwhile hold another run.
+        with contextlib.suppress(OSError):
+            for folder in self._created:
+                folder.rmdir()
 
     def config(self, value: Mapping[str, Any]) -> None:
         """Write config.json."""
@@ -85,7 +95,17 @@ class Writer:
         self._arrays("devices.npz", devices)
 
     def round(self, finished: FinishedRound, seconds: float, figures: Mapping[str, Any]) -> dict:
-        """Append one round and return its line."""
+        """Append one round and return its line.
+
+        Raises:
+          ConfigError: a figure has no place in a line, or the line cannot be written.
+        """
+        for name in figures:
+            require(
+                "/" in name or name in COLUMNS,
+                f"a probe returned the figure {name!r}, which is no column of a line; "
+                f"name it 'probe/{name}'",
+            )
         line: dict[str, Any] = dict.fromkeys(COLUMNS)
         line |= {
             "round": finished.round,
@@ -98,12 +118,12 @@ class Writer:
         }
         line |= {key: value for key, value in figures.items() if "/" not in key}
         line["figures"] = {key: value for key, value in figures.items() if "/" in key}
-        self.rounds.append(line)
         self._append("rounds.jsonl", [encoded(line)])
         self._append(
             "failures.jsonl",
             [{"round": finished.round, **f._asdict()} for f in finished.failures],
         )
+        self.rounds.append(line)
         failed = np.array([f.device for f in finished.failures], np.int64)
         for name, ids in (
             ("drawn", finished.cohort),
@@ -126,14 +146,13 @@ class Writer:
         cohorts["rates"] = np.array(self._rates)
         cohorts["rates_round"] = np.array(self._rates_round, np.int64)
         self._arrays("cohorts.npz", cohorts)
-        if self.path is not None:
-            with _written("model.safetensors"):
-                save_file({k: v.contiguous() for k, v in parameters.items()}, self.path / "model.safetensors")
-        self._json("summary.json", encoded(summary))
+        model = {name: p.detach().cpu().contiguous() for name, p in parameters.items()}
+        self._replace("model.safetensors", lambda path: path.write_bytes(save(model)))
+        self._json("summary.json", summary)
         return cohorts
 
     def _json(self, name: str, value: Mapping[str, Any]) -> None:
-        text = json.dumps(value, indent=1, ensure_ascii=False)
+        text = json.dumps(encoded(value), indent=1, ensure_ascii=False, default=str)
         self._replace(name, lambda path: path.write_text(text + "\n", "utf-8"))
 
     def _arrays(self, name: str, arrays: Arrays) -> None:
@@ -163,6 +182,10 @@ class Writer:
             file.write("".join(json.dumps(line) + "\n" for line in lines))
 
 
+def _cannot_be_used(path: Path, error: OSError) -> str:
+    return f"output folder {path} cannot be used: {error.strerror or error}; choose another one"
+
+
 class _written:
     """Turn a failed write (a full disk, a folder that vanished) into one clear sentence."""
 
@@ -180,12 +203,22 @@ class _written:
             ) from None
 
 
-def encoded(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Infinity as the string "inf", so that every line is standard JSON."""
-    return {
-        key: "inf" if isinstance(value, float) and math.isinf(value) else value
-        for key, value in figures.items()
-    }
+def encoded(value: Any) -> Any:
+    """Figures as standard JSON values: infinity as the string "inf", NumPy values as plain ones.
+
+    Example:
+      >>> encoded({"epsilon_max": float("inf"), "figures": {"probe/x": np.float32(0.5)}})
+      {'epsilon_max': 'inf', 'figures': {'probe/x': 0.5}}
+    """
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {key: encoded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [encoded(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
 
 
 def model_sha256(parameters: Mapping[str, Tensor]) -> str:

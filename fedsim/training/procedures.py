@@ -25,7 +25,8 @@ Losses = Callable[[Parameters, Batch], Tensor]
 
 State = dict[str, Any]
 """A tree of tensors: `parameters`, and what a procedure keeps beside them (anchor, moments, step),
-`loss` and `seen` (..., ): sum of the losses met and how many real examples they were over."""
+`loss` and `seen`, (...) from the first step on: sum of the losses met and how many real examples
+they were over."""
 
 
 class LocalProcedure(Protocol):
@@ -80,7 +81,8 @@ class AdamW:
     Attributes:
       losses: per-example losses of the model.
       learning_rate: step size, > 0.
-      weight_decay: fraction of a parameter removed a step, before the learning rate, >= 0.
+      weight_decay: fraction of a parameter removed a step, before the learning rate, >= 0; nothing
+        is removed before the first real example, so that a null device stays where it is.
       proximal_mu: weight of (mu / 2) |w - w_received|^2, >= 0.
     """
 
@@ -114,10 +116,8 @@ class AdamW:
             torch._foreach_div_(scale, (1 - 0.999**step) ** 0.5)
             torch._foreach_add_(scale, 1e-8)
             if self.weight_decay:
-                torch._foreach_mul_(parameters, 1 - self.learning_rate * self.weight_decay)
-            torch._foreach_addcdiv_(
-                parameters, first, scale, -self.learning_rate / (1 - 0.9**step)
-            )
+                _decay(parameters, self.learning_rate * self.weight_decay, state["seen"] > 0)
+            torch._foreach_addcdiv_(parameters, first, scale, -self.learning_rate / (1 - 0.9**step))
         return state
 
     def finish(self, state: State) -> Parameters:
@@ -127,7 +127,8 @@ class AdamW:
 
 def _start(parameters: Parameters, proximal_mu: float) -> State:
     own = {name: p.detach().clone().requires_grad_() for name, p in parameters.items()}
-    state: State = {"parameters": own, "loss": 0.0, "seen": 0.0}
+    zero = torch.zeros(())
+    state: State = {"parameters": own, "loss": zero, "seen": zero}
     if proximal_mu:
         state["anchor"] = {name: p.detach() for name, p in parameters.items()}
     return state
@@ -148,6 +149,12 @@ def _gradients(
             away = torch._foreach_sub(list(parameters.values()), list(state["anchor"].values()))
             return torch._foreach_add(list(gradients), away, alpha=proximal_mu)
     return gradients
+
+
+def _decay(parameters: list[Tensor], fraction: float, where: Tensor) -> None:
+    """Remove a fraction of every parameter of the devices in `where`, () or (devices,) bool."""
+    for p in parameters:
+        p.mul_(1 - fraction * where.to(p.dtype).view(-1, *[1] * (p.dim() - 1)))
 
 
 def _detached(parameters: Parameters) -> Parameters:
