@@ -46,12 +46,12 @@ class Size:
 
 PRESETS: dict[str, Size] = {
     "quick": Size(
-        options={"corpus": "home", "devices": 300, "rounds": 30, "evaluate_every": 3},
+        options={"corpus": "home", "devices": 300, "cohort": 16, "rounds": 40, "evaluate_every": 4},
         seeds=3,
         policies=("uniform", "activity"),
     ),
     "paper": Size(
-        options={"rounds": 100, "evaluate_every": 5},
+        options={"rounds": 80, "evaluate_every": 4},
         seeds=5,
         policies=("uniform", "activity", "log", "sqrt", "softmax", "top"),
         crossed=("uniform", "activity"),

@@ -78,8 +78,8 @@ class Accuracy:
 class Forgetting:
     """Accuracy on each period's test utterances, and how much of a past period's best is lost.
 
-    Forgetting of a past period is its best intent accuracy so far minus the present one (Chaudhry et
-    al. 2018, https://arxiv.org/abs/1801.10112), averaged over past periods.
+    Forgetting of a past period is its best intent accuracy so far minus the present one (Chaudhry
+    et al. 2018, https://arxiv.org/abs/1801.10112), averaged over past periods.
 
     Attributes:
       test: held-out examples with their periods.

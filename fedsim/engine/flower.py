@@ -46,8 +46,8 @@ class LiveArray(Array):
         """The buffer itself."""
         return self.__dict__["_live"]
 
-    @property  # type: ignore[override]
-    def data(self) -> bytes:
+    @property
+    def data(self) -> bytes:  # type: ignore[override]
         """The bytes `Array(ndarray)` would hold."""
         buffer = BytesIO()
         np.save(buffer, self.numpy(), allow_pickle=False)

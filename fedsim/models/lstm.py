@@ -138,8 +138,7 @@ def _add_first(grad: Tensor, later: Tensor) -> Tensor:
 
 def _weight_gradient(delta: Tensor, states: Tensor, steps: list[int]) -> Tensor:
     """Gradient of the recurrent weight: each word's delta with the state before it."""
-    before = [
-        earlier[:, :count] for earlier, count in zip(states.split(steps, 1), steps[1:], strict=False)
-    ]
+    each = states.split(steps, 1)[:-1]
+    before = [state[:, :count] for state, count in zip(each, steps[1:], strict=True)]
     previous = torch.cat([states[:, :0], *before], dim=1)
     return torch.bmm(delta[:, steps[0] :].transpose(1, 2), previous)

@@ -95,7 +95,7 @@ def load_run(path: str | Path) -> Run:
     return Run(
         path=path,
         config=_json(path / "config.json"),
-        start=decoded(_json(path / "start.json")),
+        start=_json(path / "start.json"),
         rounds=[decoded(line) for line in _json_lines(path / "rounds.jsonl")],
         summary=decoded(_json(path / "summary.json")),
         cohorts=_arrays(path / "cohorts.npz"),

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -114,11 +114,11 @@ def procedures(
     optimizer: str, model: JointTagger, learning_rate: float
 ) -> Callable[[float], LocalProcedure]:
     """Proximal weight -> procedure, for the optimizer named "sgd" or "adamw"."""
-    make = {
-        "sgd": SGD(losses=model.losses, learning_rate=learning_rate),
-        "adamw": AdamW(losses=model.losses, learning_rate=learning_rate),
-    }[optimizer]
-    return lambda proximal_mu: replace(make, proximal_mu=proximal_mu)
+    kinds: dict[str, type[SGD] | type[AdamW]] = {"sgd": SGD, "adamw": AdamW}
+    kind = kinds[optimizer]
+    return lambda proximal_mu: kind(
+        losses=model.losses, learning_rate=learning_rate, proximal_mu=proximal_mu
+    )
 
 
 def _own_rows(
@@ -127,8 +127,8 @@ def _own_rows(
     """Train only the embedding rows that the device's own words use.
 
     Rows of other words have zero gradients, so SGD, Adam without weight decay and the proximal term
-    leave them as they are: the result is the same to the bit, and a step no longer touches a table of
-    thousands of rows for a dozen short utterances.
+    leave them as they are: the result is the same to the bit, and a step no longer touches a table
+    of thousands of rows for a dozen short utterances.
     """
     exact = isinstance(procedure, SGD) or (
         isinstance(procedure, AdamW) and procedure.weight_decay == 0
