@@ -31,8 +31,8 @@ class NLUClient:
       local_epochs: passes over what the device holds in a round, >= 1.
       local_steps: batches a round instead of epochs, or None.
       optimizer: "sgd" or "adamw".
-      learning_rate: > 0, or None for the model's `sgd_rate` (1.0 for a BiLSTM, 0.1 for a transformer)
-        and 1e-3 under adamw.
+      learning_rate: > 0, or None for the model's `sgd_rate` (1.0 for a BiLSTM, 0.1 for a
+        transformer) and 1e-3 under adamw.
       proximal_mu: weight of a proximal term of the client's own; FedProx sends its own instead.
 
     Example:
@@ -140,9 +140,7 @@ def app(trainer: LocalTrainer) -> ClientApp:
     def query(message: Message, context: Context) -> Message:
         period = int(_config(message).get("period", 0))
         held = trainer.activity(context.node_id, period)
-        return Message(
-            RecordDict({"metrics": MetricRecord({"activity": held})}), reply_to=message
-        )
+        return Message(RecordDict({"metrics": MetricRecord({"activity": held})}), reply_to=message)
 
     return client
 

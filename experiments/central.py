@@ -1,14 +1,16 @@
 """How good would the model be if all devices' data were in one place?
 
-The upper end of every comparison: the same model on the same training examples, by AdamW on shuffled
-batches. It writes the same record as a simulation, with epochs for rounds.
+The upper end of every comparison: the same model on the same training examples, by AdamW on
+shuffled batches. It writes the same record as a simulation, with epochs for rounds.
 """
 
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from experiments.options import RunOptions, model_of, population_of
 from fedsim.describe import environment
@@ -37,11 +39,16 @@ def run_central(options: RunOptions, out: Path | str | None) -> Run:
       ConfigError: the corpus or the folder is refused; nothing is left on disk.
     """
     writer = Writer(out)
+    threads = torch.get_num_threads()
+    # As on devices: each kernel on one thread, so that sums do not depend on the machine.
+    torch.set_num_threads(1)
     try:
         return _run_central(options, writer)
     except BaseException:
         writer.discard()
         raise
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _run_central(options: RunOptions, writer: Writer) -> Run:
@@ -77,7 +84,6 @@ def _run_central(options: RunOptions, writer: Writer) -> Run:
             state = procedure.step(state, tensors(everything, indices))
         parameters = {name: p.clone() for name, p in procedure.finish(state).items()}
         nobody = np.zeros(0, np.int64)
-        scores = scorer(parameters)
         finished = FinishedRound(
             round=epoch,
             period=0,
@@ -89,7 +95,7 @@ def _run_central(options: RunOptions, writer: Writer) -> Run:
             failures=(),
             train_loss=float(state["loss"] / state["seen"]),
             parameters=parameters,
-            score=lambda scores=scores: scores,
+            score=partial(scorer, parameters),
         )
         figures = {key: value for probe in probes for key, value in probe(finished).items()}
         writer.round(finished, time.perf_counter() - tick, figures)

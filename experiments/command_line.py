@@ -28,10 +28,15 @@ class RunCommand(RunOptions):
 
     out: Path | None = None
 
+    def __post_init__(self) -> None:
+        """Nothing: the parser would frame a refusal; `run` checks when it makes the options."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentCommand:
-    """Run one paper-style experiment and print its table. A second call goes on where the first stopped.
+    """Run one paper-style experiment and print its table.
+
+    A second call goes on where the first stopped.
 
     Attributes:
       name: which experiment.
@@ -132,7 +137,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, function = COMMANDS[arguments[0]]
     try:
         _check_option_names(options, arguments[1:])
-        # Options check themselves when they are made, so parsing may refuse them too.
         function(tyro.cli(options, prog=f"fedsim {arguments[0]}", args=arguments[1:]))
     except ConfigError as error:
         print(f"fedsim: {error}", file=sys.stderr)

@@ -5,6 +5,7 @@ and sent to another process. The functions below it build what the names stand f
 what they need when called, so that `--help` answers at once.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -30,8 +31,8 @@ class RunOptions:
     Attributes:
       corpus: home, massive, snips, a JSONL, CSV or Parquet file, or a hub name.
       data: folder of data folders, one data folder, or a file; default $FEDSIM_DATA.
-      columns: columns of a file: user=...,text=...,tokens=...,intent=...,slots=...,split=...,order=...
-      partition: how a set without people is dealt to devices: iid, dirichlet:A, quantity:A, natural.
+      columns: of a file: user=...,text=...,tokens=...,intent=...,slots=...,split=...,order=...
+      partition: how sets without people are dealt out: iid, dirichlet:A, quantity:A, natural.
       labels: JSON file with the label inventory of a file.
       vocabulary: hashed is independent of data; corpus is read from the training text.
       devices: number of devices (home, partitioned sets).
@@ -119,7 +120,7 @@ def policy_of(options: RunOptions) -> "SelectionPolicy":
     import strategies as s
 
     cohort, cap = options.cohort, options.cap
-    return {
+    policies: dict[str, Callable[[], SelectionPolicy]] = {
         "uniform": lambda: s.UniformSelection(cohort=cohort),
         "log": lambda: s.LogActivitySelection(cohort=cohort, cap=cap),
         "sqrt": lambda: s.ActivitySelection(cohort=cohort, power=0.5, cap=cap),
@@ -128,7 +129,8 @@ def policy_of(options: RunOptions) -> "SelectionPolicy":
             cohort=cohort, temperature=options.temperature, cap=cap
         ),
         "top": lambda: s.TopActivitySelection(cohort=cohort),
-    }[options.selection]()
+    }
+    return policies[options.selection]()
 
 
 def strategy_of(options: RunOptions) -> "Strategy":
@@ -139,14 +141,15 @@ def strategy_of(options: RunOptions) -> "Strategy":
     from strategies import Selective
 
     mu = PROXIMAL_MU if options.proximal_mu is None else options.proximal_mu
+    rules: dict[str, Callable[[], Strategy]] = {
+        "fedavg": flower.FedAvg,
+        "fedavgm": lambda: flower.FedAvgM(server_momentum=0.9),
+        "fedadam": lambda: flower.FedAdam(eta=0.01),
+        "fedprox": lambda: flower.FedProx(proximal_mu=mu),
+        "fedmedian": flower.FedMedian,
+    }
     with quiet():
-        inner = {
-            "fedavg": flower.FedAvg,
-            "fedavgm": lambda: flower.FedAvgM(server_momentum=0.9),
-            "fedadam": lambda: flower.FedAdam(eta=0.01),
-            "fedprox": lambda: flower.FedProx(proximal_mu=mu),
-            "fedmedian": flower.FedMedian,
-        }[options.strategy]()
+        inner = rules[options.strategy]()
     return Selective(inner, policy_of(options), weighting=options.weighting, draw=options.draw)
 
 
@@ -196,8 +199,11 @@ def model_of(options: RunOptions, population: "Population") -> "JointTagger":
     """The model, with initial parameters of the run's seed."""
     from fedsim.models import BiLSTMTagger, TransformerTagger
 
-    kind = {"bilstm": BiLSTMTagger, "transformer": TransformerTagger}[options.model]
-    return kind.sized_for(population, seed=options.seed)
+    kinds: dict[str, type[JointTagger]] = {
+        "bilstm": BiLSTMTagger,
+        "transformer": TransformerTagger,
+    }
+    return kinds[options.model].sized_for(population, seed=options.seed)
 
 
 def _columns(text: str | None) -> dict[str, str] | None:

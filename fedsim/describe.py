@@ -20,7 +20,7 @@ def describe(value: Any) -> Any:
     Example:
       >>> from fedsim.schedule import Static
       >>> describe(Static(rounds=3))
-      {'class': 'Static', 'rounds': 3, 'by': 'device'}
+      {'class': 'Static', 'rounds': 3}
     """
     if isinstance(value, np.generic):
         value = value.item()
@@ -63,7 +63,9 @@ def _commit() -> dict[str, Any]:
         return {"commit": None}
     git = ["git", "-C", str(root)]
     try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5)
+        head = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5
+        )
         changes = subprocess.run(
             [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=5
         )

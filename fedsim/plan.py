@@ -46,7 +46,7 @@ class Failure(NamedTuple):
 
     Attributes:
       device: its id.
-      stage: "train" (it replied with an error), "reply" (what it sent cannot be used), or "missing".
+      stage: "train" (it replied with an error), "reply" (what it sent cannot be used) or "missing".
       error: one line.
     """
 

@@ -6,10 +6,12 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress as Bar,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
+)
+from rich.progress import (
+    Progress as Bar,
 )
 
 
@@ -50,7 +52,6 @@ class Progress:
         if line["train_loss"] is not None:
             self._loss = f"loss {line['train_loss']:.3f}"
         if line["intent_accuracy"] is not None:
-            self._accuracy = (
-                f"intent {100 * line['intent_accuracy']:.1f} %  slot F1 {100 * line['slot_f1']:.1f} %"
-            )
+            intent, slots = 100 * line["intent_accuracy"], 100 * line["slot_f1"]
+            self._accuracy = f"intent {intent:.1f} %  slot F1 {slots:.1f} %"
         self._bar.update(self._task, advance=1, description=f"{self._loss}  {self._accuracy}")

@@ -5,7 +5,7 @@ consecutive periods; each period brings new data, and `keep` says what survives 
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol, get_args
 
 from fedsim.errors import require
 from fedsim.population.periods import By, Keep
@@ -43,9 +43,9 @@ class Static:
     """
 
     rounds: int
-    periods = 1
-    by: By = "device"
-    retention = Keep()
+    periods: ClassVar[int] = 1
+    by: ClassVar[By] = "device"
+    retention: ClassVar[Keep] = Keep()
 
     def __post_init__(self) -> None:
         require(self.rounds >= 1, f"rounds is {self.rounds}; choose 1 or more")
@@ -83,6 +83,10 @@ class Continual:
             self.rounds >= self.periods,
             f"rounds is {self.rounds}, but there are {self.periods} periods; "
             f"choose {self.periods} rounds or more (rounds are the total over all periods)",
+        )
+        require(
+            self.by in get_args(By),
+            f"by is {self.by!r}; choose one of {', '.join(get_args(By))}",
         )
         Keep.parse(self.keep)
 

@@ -17,19 +17,24 @@ from flwr.app import ConfigRecord
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import Strategy
 
-from fedsim.describe import describe, environment
+from fedsim.checks import check, shortages
 from fedsim.engine.cohort import CohortGrid
 from fedsim.engine.flower import quiet, task_identity, to_parameters, to_record
 from fedsim.engine.local import LocalGrid
 from fedsim.engine.replies import collect
-from fedsim.errors import ConfigError, require
+from fedsim.errors import ConfigError
 from fedsim.models.joint import JointTagger, Parameters
 from fedsim.plan import FinishedRound
 from fedsim.population import Population
 from fedsim.probes import Probe, standard_probes
 from fedsim.progress import Progress
 from fedsim.record import Run, Writer
-from fedsim.record.contents import device_arrays, start_contents, summary_contents
+from fedsim.record.contents import (
+    config_contents,
+    device_arrays,
+    start_contents,
+    summary_contents,
+)
 from fedsim.rng import seeded_globals
 from fedsim.schedule import Schedule
 from fedsim.training.scoring import Scorer
@@ -43,7 +48,8 @@ class Simulation:
       population: devices and their utterances.
       model: supplies losses and predictions; its parameters are where training starts.
       client: how a device trains (`clients.NLUClient`), or any Flower `ClientApp`.
-      strategy: `strategies.Selective(...)`, or a bare Flower strategy, which then draws from all devices.
+      strategy: `strategies.Selective(...)`, or a bare Flower strategy, which then draws from all
+        devices.
       schedule: `Static(rounds=...)` or `Continual(periods=..., rounds=..., keep=...)`.
       seed: every draw of the run follows from it.
       workers: threads that train devices; 0 trains them in the calling thread; None is one a core.
@@ -86,17 +92,21 @@ class Simulation:
 
     def _run(self, writer: Writer, recipe: dict | None, progress: bool) -> Run:
         """Everything that can be refused, then the rounds."""
-        config = self._config(recipe)
+        config = config_contents(self, recipe)
         writer.config(config)
         people = self.population.cut(
             self.schedule.periods, self.schedule.by, self.schedule.retention
         )
-        self._check(people)
+        check(self, people)
         app = self.client
         if not isinstance(app, ClientApp):
             app = app.app(app.bind(people, self.model, self.seed))
         workers = (os.cpu_count() or 1) if self.workers is None else self.workers
-        with quiet(), task_identity(), LocalGrid(app, devices=people.devices, workers=workers) as grid:
+        with (
+            quiet(),
+            task_identity(),
+            LocalGrid(app, devices=people.devices, workers=workers) as grid,
+        ):
             return self._rounds(people, grid, writer, config, progress)
 
     def _rounds(
@@ -108,7 +118,7 @@ class Simulation:
         every = self.evaluate_every or max(1, self.schedule.rounds // 20)
         probes = [*standard_probes(people, every), *self.probes]
         untrained = scorer(parameters)
-        start = start_contents(people, parameters, untrained, probes[:1], self._shortages(people))
+        start = start_contents(people, parameters, untrained, probes[:1], shortages(self, people))
         devices = device_arrays(people)
         writer.start(start, devices)
         began = time.perf_counter()
@@ -190,78 +200,6 @@ class Simulation:
         metrics = self.strategy.aggregate_evaluate(round, replies) if replies else None
         return {f"evaluate/{key}": value for key, value in (metrics or {}).items()}  # type: ignore[misc]
 
-    def _check(self, people: Population) -> None:
-        """Refuse what cannot work before anything is trained."""
-        name = type(getattr(self.strategy, "strategy", self.strategy)).__name__
-        inner = getattr(self.strategy, "strategy", self.strategy)
-        require(
-            type(inner).start is Strategy.start,
-            f"{name} overrides start(), which Simulation replaces by its own loop; "
-            "use a strategy that implements configure_train and aggregate_train",
-        )
-        policy = getattr(self.strategy, "policy", None)
-        if policy is not None:
-            require(
-                policy.cohort <= people.devices,
-                f"cohort is {policy.cohort:g}, but the population has {people.devices} devices; "
-                f"choose {people.devices} or fewer",
-            )
-        else:
-            for field in ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes"):
-                wanted = getattr(inner, field, 0)
-                require(
-                    wanted <= people.devices,
-                    f"{field} of {name} is {wanted}, but the population has {people.devices} "
-                    f"devices, so it would wait for ever; choose {people.devices} or fewer",
-                )
-        if hasattr(inner, "proximal_mu") and getattr(self.client, "proximal_mu", 0.0):
-            raise ConfigError(
-                f"{name} sends proximal-mu={inner.proximal_mu} and the client sets "
-                f"proximal_mu={self.client.proximal_mu} of its own; set one of them"
-            )
-        require(
-            self.evaluate_every is None or self.evaluate_every >= 1,
-            f"evaluate_every is {self.evaluate_every}; choose 1 or more",
-        )
-        require(
-            self.workers is None or self.workers >= 0,
-            f"workers is {self.workers}; choose 0 (inline) or more",
-        )
-
-    def _config(self, recipe: dict | None) -> dict:
-        policy = getattr(self.strategy, "policy", None)
-        return {
-            **(recipe or {}),
-            "setting": "static" if self.schedule.periods == 1 else "continual",
-            "selection_label": getattr(policy, "label", "none"),
-            "weighting": getattr(self.strategy, "weighting", "strategy's own"),
-            "seed": self.seed,
-            "rounds": self.schedule.rounds,
-            "recipe": recipe,
-            "simulation": {
-                "population": self.population.name,
-                "model": _architecture(self.model),
-                "client": describe(self.client),
-                "strategy": describe(self.strategy),
-                "schedule": describe(self.schedule),
-                "workers": self.workers,
-            },
-            "environment": environment(),
-        }
-
-    def _shortages(self, people: Population) -> list[str]:
-        """Periods in which fewer devices hold data than the cohort asks for."""
-        policy = getattr(self.strategy, "policy", None)
-        if policy is None:
-            return []
-        holders = [int(np.count_nonzero(people.activity(p))) for p in range(people.periods)]
-        return [
-            f"in period {p + 1} only {n} devices hold data, fewer than the cohort of "
-            f"{policy.cohort:g}; all of them come"
-            for p, n in enumerate(holders)
-            if n < policy.cohort
-        ]
-
 
 def _copied(strategy: Strategy) -> Strategy:
     try:
@@ -271,9 +209,3 @@ def _copied(strategy: Strategy) -> Strategy:
             f"{type(strategy).__name__} cannot be copied for the run ({error}); "
             "let it hold numbers, text, arrays and functions alone"
         ) from None
-
-
-def _architecture(model: JointTagger) -> dict[str, Any]:
-    """Class and shapes of a model, for the record."""
-    shapes = {name: list(p.shape) for name, p in model.named_parameters()}
-    return {"class": type(model).__name__, "shapes": shapes}

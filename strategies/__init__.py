@@ -14,8 +14,8 @@ from strategies.selective import Selective
 __all__ = [
     "ActivitySelection",
     "LogActivitySelection",
-    "Selective",
     "SelectionPolicy",
+    "Selective",
     "SoftmaxSelection",
     "TopActivitySelection",
     "UniformSelection",

@@ -1,15 +1,16 @@
 """Which devices take part in a round, and how likely each was to.
 
-A policy turns activity (examples a device holds) into participation rates, and the rates travel with
-the round, so that what is accounted is the draw that was made. Policies are pure: they hold no
-state and read no clock.
+A policy turns activity (examples a device holds) into participation rates, and the rates travel
+with the round, so that what is accounted is the draw that was made. Policies are pure: they hold
+no state and read no clock.
 
 Activity-based selection: Dupuy et al., "Learnings from federated learning in the real world",
 ICASSP 2022, https://arxiv.org/abs/2202.03925. The family below is ours.
 
 Every rate is q_i = min(cap, c a_i), with a_i the policy's score and c such that the rates
 sum to the cohort. A device that holds nothing has rate 0 under every policy; where fewer devices
-hold data than the cohort asks for (or the caps forbid more), all of them come as far as the cap allows.
+hold data than the cohort asks for (or the caps forbid more), all of them come as far as the cap
+allows.
 """
 
 from dataclasses import dataclass
@@ -188,9 +189,7 @@ class SoftmaxSelection:
 
     def __post_init__(self) -> None:
         _check(self.cohort, self.cap)
-        require(
-            self.temperature >= 1e-9, f"temperature is {self.temperature}; choose 1e-9 or more"
-        )
+        require(self.temperature >= 1e-9, f"temperature is {self.temperature}; choose 1e-9 or more")
 
     def rates(self, activity: np.ndarray) -> np.ndarray:
         """Participation rates, shape (devices,)."""
@@ -233,9 +232,9 @@ def draw_cohort(rates: np.ndarray, draw: Draw, seed: int, round: int) -> np.ndar
     """Device ids of one round, increasing; a pure function of its arguments.
 
     "poisson": independent coins, so a cohort of none is an ordinary outcome. "fixed": systematic
-    sampling in random order (Madow 1949): the cohort's size is the sum of the rates (or one of the two
-    integers around it), and each device's inclusion probability is exactly its rate, which drawing
-    one by one without replacement would not give.
+    sampling in random order (Madow 1949): the cohort's size is the sum of the rates (or one of the
+    two integers around it), and each device's inclusion probability is exactly its rate, which
+    drawing one by one without replacement would not give.
 
     Args:
       rates: (devices,) in [0, 1].

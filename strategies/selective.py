@@ -1,12 +1,14 @@
 """Any Flower strategy under any device-selection policy.
 
 `Selective(FedAvg(), ActivitySelection(cohort=32))` plans every round (who takes part, at what rate,
-with what weight), shows the wrapped strategy a grid that holds just the cohort, and writes the planned
-weights into the replies before the strategy aggregates them. The strategy is not subclassed.
+with what weight), shows the wrapped strategy a grid that holds just the cohort, and writes the
+planned weights into the replies before the strategy aggregates them. The strategy is not
+subclassed.
 
 Selection and weighting are separate choices. Sampling in proportion to examples goes with equal
 weights, uniform sampling with weights by examples; doing both counts active devices twice. Flower
-divides by the realised sum of weights, so inverse-rate weights n_i / q_i are self-normalised (Hajek).
+divides by the realised sum of weights, so inverse-rate weights n_i / q_i are self-normalised
+(Hajek).
 """
 
 from collections.abc import Iterable
@@ -41,9 +43,10 @@ class Selective(Strategy):
     Args:
       strategy: the wrapped strategy; its `fraction_train` must be 1.
       policy: activity -> participation rates.
-      weighting: "examples" (n_i), "equal", "inverse-rate" (n_i / q_i), or "auto", which is the policy's
-        natural one: examples for uniform, equal for proportional activity, inverse-rate otherwise.
-        Strategies that ignore weights (FedMedian and the like) take "auto" alone, which is then "none".
+      weighting: "examples" (n_i), "equal", "inverse-rate" (n_i / q_i), or "auto", which is the
+        policy's natural one: examples for uniform, equal for proportional activity, inverse-rate
+        otherwise. Strategies that ignore weights (FedMedian and the like) take "auto" alone, which
+        is then "none".
       draw: "poisson" (independent coins) or "fixed" (fixed size, same rates).
 
     Raises:
@@ -66,9 +69,7 @@ class Selective(Strategy):
         )
         known = ("auto", "examples", "equal", "inverse-rate")
         require(weighting in known, f"weighting is {weighting!r}; choose one of {', '.join(known)}")
-        require(
-            draw in ("poisson", "fixed"), f"draw is {draw!r}; choose one of poisson, fixed"
-        )
+        require(draw in ("poisson", "fixed"), f"draw is {draw!r}; choose one of poisson, fixed")
         unweighted = isinstance(strategy, UNWEIGHTED)
         require(
             not unweighted or weighting == "auto",

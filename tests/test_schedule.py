@@ -44,6 +44,7 @@ def test_keep_is_read_from_its_text():
         ({"periods": 0, "rounds": 5}, "periods is 0; choose 1 or more"),
         ({"periods": 5, "rounds": 4}, "rounds is 4, but there are 5 periods; choose 5 rounds"),
         ({"periods": 2, "rounds": 4, "keep": "window"}, "keep is 'window'; expected current"),
+        ({"periods": 2, "rounds": 4, "by": "Clock"}, "by is 'Clock'; choose one of device, clock"),
         ({"periods": 2, "rounds": 4, "keep": "reservoir:0"}, "keep is 'reservoir:0'; expected"),
     ],
 )

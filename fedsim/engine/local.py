@@ -18,7 +18,8 @@ from flwr.serverapp import Grid
 
 log = logging.getLogger(__name__)
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class LocalGrid(Grid):

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from fedsim.population import Population
 
 EMBEDDING_GAIN, FEATURE_GAIN = 8.0, 3.0
-"""Constants that word vectors and the heads' inputs are multiplied by (initial word vectors keep unit
-variance). Under plain SGD they act like larger rates for embeddings (64x) and heads (9x), which one
-common rate would starve; chosen on the dev set of `massive`."""
+"""Constants that word vectors and the heads' inputs are multiplied by (initial word vectors keep
+unit variance). Under plain SGD they act like larger rates for embeddings (64x) and heads (9x), which
+one common rate would starve; chosen on the dev set of `massive`."""
 
 Parameters = dict[str, Tensor]
 Batch = Mapping[str, Tensor]
@@ -51,8 +51,8 @@ class Predictions(NamedTuple):
 class JointTagger(nn.Module):
     """Word embedding, an encoder, and two linear heads.
 
-    Subclasses add the encoder's parameters and `encode`, and say in `sgd_rate` at which rate plain SGD
-    trains them well.
+    Subclasses add the encoder's parameters and `encode`, and say in `sgd_rate` at which rate plain
+    SGD trains them well.
 
     Args:
       rows: rows of the embedding table, padding included.

@@ -12,14 +12,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from threading import Lock
-from typing import NamedTuple, overload
 
 import numpy as np
 
 from fedsim.errors import require
+from fedsim.population.arrays import SPLITS
 from fedsim.population.examples import UNSEEN, Examples, Utterance
 from fedsim.population.home_grammar import STEPS, Said, grammar, speak
-from fedsim.population.periods import By, cut_evenly
+from fedsim.population.home_people import People, fill, meet
+from fedsim.population.names import Names
+from fedsim.population.periods import By
 from fedsim.population.population import Population
 from fedsim.population.vocabulary import HashedVocabulary, Vocabulary
 from fedsim.rng import stream
@@ -30,28 +32,23 @@ VERSION = 1
 HELD_OUT_CAP = 5_000
 """Most utterances of dev, and of test; a fifth of test is reserved for people who never train."""
 
+MOST_DEVICES = 10_000_000
+"""Who says how much is drawn for all people at once; so many take a gigabyte."""
+
 CACHED_UTTERANCES = 200_000
 """Utterances kept in memory once they were generated."""
-
-MEDIAN_ACTIVITY, ACTIVITY_SIGMA, MOST_ACTIVE = 9, 1.5, 5_000
-"""Utterances a person: log-normal with this median and spread, from 1 to this many."""
-
-TICKS = 1_000
-"""Units of the corpus's time; whole numbers, so that counts and contents cannot disagree."""
-
-SPLITS = ("train", "dev", "test")
 
 
 def home(devices: int = 1000, seed: int = 0, vocabulary: Vocabulary | None = None) -> Population:
     """The built-in corpus: utterances to a smart home, with personas, heavy tails and drift.
 
     Args:
-      devices: people who train, at least 1; another 5 % of all people are only in test.
+      devices: people who train, 1 to MOST_DEVICES; another 5 % of all people are only in test.
       seed: names the corpus; another seed is other people.
       vocabulary: words to embedding rows; default `HashedVocabulary()`.
 
     Raises:
-      ConfigError: no devices.
+      ConfigError: no devices, or too many.
 
     Example:
       >>> people = home(devices=20)
@@ -78,12 +75,12 @@ class HomeSource:
     People 0 .. devices - 1 train; those from `devices` on never do, and all they say is in test.
 
     Attributes:
-      devices: people who train, at least 1.
+      devices: people who train, 1 to MOST_DEVICES.
       seed: names the corpus.
       vocabulary: words to embedding rows.
 
     Raises:
-      ConfigError: no devices.
+      ConfigError: no devices, or too many.
     """
 
     devices: int
@@ -92,11 +89,14 @@ class HomeSource:
     _cache: "_Cache" = field(init=False, repr=False, default_factory=lambda: _Cache())
 
     def __post_init__(self) -> None:
-        require(self.devices >= 1, f"devices is {self.devices}; choose 1 or more")
+        require(
+            1 <= self.devices <= MOST_DEVICES,
+            f"devices is {self.devices}; choose between 1 and {MOST_DEVICES:,}",
+        )
 
     def names(self) -> Sequence[str]:
         """home-0, home-1, ...; each made when it is asked for."""
-        return _Names(self.devices)
+        return Names(self.devices, "home-{}".format)
 
     def counts(self, periods: int, by: By) -> np.ndarray:
         """Training examples, shape (devices, periods) int64."""
@@ -163,12 +163,12 @@ class HomeSource:
         return rows
 
     @cached_property
-    def _people(self) -> "_People":
+    def _people(self) -> "People":
         """Everybody: the devices, then those who never train, 5 % of all."""
         unseen = round(self.devices * 5 / 95)
-        parts = _meet(self.seed, "home", self.devices), _meet(self.seed, "home/unseen", unseen)
+        parts = meet(self.seed, "home", self.devices), meet(self.seed, "home/unseen", unseen)
         size, phase, start, stop = (np.concatenate(pair) for pair in zip(*parts, strict=True))
-        return _People(size, phase, start, stop, np.arange(len(size)) < self.devices)
+        return People(size, phase, start, stop, np.arange(len(size)) < self.devices)
 
     @cached_property
     def _rows(self) -> np.ndarray:
@@ -178,15 +178,15 @@ class HomeSource:
     @cached_property
     def _dev(self) -> "_Sample":
         held = self._people.held_out(1)
-        return self._sample(_fill(held, HELD_OUT_CAP, stream(self.seed, "home/dev")), 1)
+        return self._sample(fill(held, HELD_OUT_CAP, stream(self.seed, "home/dev")), 1)
 
     @cached_property
     def _test(self) -> "_Sample":
         held, trains = self._people.held_out(2), self._people.trains
         random = stream(self.seed, "home/test")
         room = max(HELD_OUT_CAP // 5, HELD_OUT_CAP - int(held[trains].sum()))
-        unseen = _fill(np.where(trains, 0, held), room, random)
-        seen = _fill(np.where(trains, held, 0), HELD_OUT_CAP - int(unseen.sum()), random)
+        unseen = fill(np.where(trains, 0, held), room, random)
+        seen = fill(np.where(trains, held, 0), HELD_OUT_CAP - int(unseen.sum()), random)
         return self._sample(seen + unseen, 2)
 
     def _sample(self, taken: np.ndarray, split: int) -> "_Sample":
@@ -211,7 +211,7 @@ class HomeSource:
         said = self._said(device).at(position)
         return self._encode(said, np.full(len(position), device)), position
 
-    def _alone(self, person: int) -> "_People":
+    def _alone(self, person: int) -> "People":
         return self._people.at(slice(person, person + 1))
 
     def _said(self, person: int) -> Said:
@@ -244,112 +244,6 @@ class HomeSource:
 
 _Sample = tuple[Examples, np.ndarray, np.ndarray]
 """Held-out examples, who said each, and where in that person's history."""
-
-
-class _People(NamedTuple):
-    """When people speak; all arrays (people,), int64 unless said. Row i may be of any person.
-
-    Utterance j of `size` is said at tick start + (stop - start)(j + 1/2) / size. It is in dev
-    where (j + phase) mod 10 is 4 and in test where it is 9, so that any stretch of a history holds
-    about 80/10/10; everything is in test where `trains` (bool) is false.
-    """
-
-    size: np.ndarray
-    phase: np.ndarray
-    start: np.ndarray
-    stop: np.ndarray
-    trains: np.ndarray
-
-    def at(self, index: np.ndarray | slice) -> "_People":
-        """The people at `index`."""
-        return _People(*(array[index] for array in self))
-
-    def split(self, position: np.ndarray) -> np.ndarray:
-        """Index into SPLITS of one utterance a person."""
-        turn = (position + self.phase) % 10
-        return np.where(self.trains, np.where(turn == 9, 2, turn == 4), 2)
-
-    def positions(self, split: int) -> np.ndarray:
-        """Where in the history of one person the utterances of a split stand."""
-        return np.flatnonzero(self.split(np.arange(self.size[0])) == split)
-
-    def clock(self, position: np.ndarray, parts: int) -> np.ndarray:
-        """In which of `parts` equal parts of all time one utterance a person is said."""
-        tick = 2 * self.size * self.start + (self.stop - self.start) * (2 * position + 1)
-        return tick * parts // (2 * self.size * TICKS)
-
-    def period(self, position: np.ndarray, periods: int, by: By) -> np.ndarray:
-        """Period of one utterance a person, int16."""
-        if by == "device":
-            return cut_evenly(position, self.size, periods)
-        return self.clock(position, periods).astype(np.int16)
-
-    def edges(self, periods: int, by: By) -> np.ndarray:
-        """First position of each period and the size, shape (people, periods + 1)."""
-        size, start, stop = self.size[:, None], self.start[:, None], self.stop[:, None]
-        period = np.arange(periods + 1)
-        if by == "device":
-            return -(-period * size // periods)
-        # The least j whose clock(j, periods) >= period.
-        active = periods * (stop - start)
-        first = -((active - 2 * size * (period * TICKS - periods * start)) // (2 * active))
-        return np.clip(first, 0, size)
-
-    def trained(self, edges: np.ndarray) -> np.ndarray:
-        """Training utterances before each position in `edges`, of people who train."""
-        # Held out are those with (j + phase) mod 5 = 4.
-        phase = self.phase[:, None]
-        return edges - (edges + phase) // 5 + phase // 5
-
-    def held_out(self, split: int) -> np.ndarray:
-        """Utterances in dev (1) or test (2), shape (people,)."""
-        shift = self.phase + (5 if split == 1 else 0)
-        held = (self.size + shift) // 10 - shift // 10
-        return np.where(self.trains, held, self.size if split == 2 else 0)
-
-
-def _meet(seed: int, who: str, count: int) -> tuple[np.ndarray, ...]:
-    """Size, phase, start and stop of `count` people; the first are the same for any count."""
-    activity = stream(seed, f"{who}/activity").lognormal(
-        np.log(MEDIAN_ACTIVITY), ACTIVITY_SIGMA, count
-    )
-    size = np.clip(np.rint(activity), 1, MOST_ACTIVE).astype(np.int64)
-    phase, habit, moment = stream(seed, f"{who}/clock").random((count, 3)).T
-    phase = (phase * 10).astype(np.int64)
-    # Whoever says one thing trains on it.
-    phase -= (size == 1) & (phase % 5 == 4)
-    # Most are there all the time; some arrive late, some leave early.
-    start = np.where(habit < 0.15, np.floor(moment * 0.8 * TICKS), 0).astype(np.int64)
-    stop = np.where(habit > 0.85, np.ceil((0.2 + 0.8 * moment) * TICKS), TICKS).astype(np.int64)
-    return size, phase, start, stop
-
-
-def _fill(held: np.ndarray, room: int, random: np.random.Generator) -> np.ndarray:
-    """How many of `held` (people,) to take when people come in random order until room is full."""
-    order = random.permutation(len(held))
-    before = np.cumsum(held[order]) - held[order]
-    taken = np.empty_like(held)
-    taken[order] = np.clip(room - before, 0, held[order])
-    return taken
-
-
-class _Names(Sequence[str]):
-    """home-0, home-1, ... without holding them."""
-
-    def __init__(self, count: int) -> None:
-        self._range = range(count)
-
-    def __len__(self) -> int:
-        return len(self._range)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[str]: ...
-    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
-        if isinstance(index, slice):
-            return [f"home-{i}" for i in self._range[index]]
-        return f"home-{self._range[index]}"
 
 
 class _Cache:

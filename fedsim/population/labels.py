@@ -82,7 +82,7 @@ def _parse(text: str, name: str) -> Inventory:
     try:
         value = json.loads(text)
         intents, slots = value["intents"], value["slots"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
         raise ConfigError(f"{name}: not a label inventory ({error!r}); {wanted}") from None
     for names in (intents, slots):
         if (

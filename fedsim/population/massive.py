@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.errors import ConfigError, require
-from fedsim.population.examples import Utterance
 from fedsim.population.labels import Inventory
-from fedsim.population.readers import Columns, Rows, Table, open_table, read
+from fedsim.population.readers import Rows, read, read_splits
+from fedsim.population.tables import Table, open_table
 
 _MASSIVE_PLACES = tuple(
     folder + name
@@ -41,7 +41,7 @@ def read_massive(data: str | Path | None, inventory: Inventory) -> tuple[Rows, l
         "download MASSIVE 1.1 from https://amazon-massive-nlu-dataset.s3.amazonaws.com/"
         "amazon-massive-dataset-1.1.tar.gz, unpack it, and",
     )
-    table = open_table(path, Columns())
+    table = open_table(path)
     if "annot_utt" not in table.columns:
         return read(table, inventory=inventory), []
     return read(published(table), inventory=inventory), [
@@ -60,14 +60,10 @@ def read_snips(data: str | Path | None, inventory: Inventory) -> Rows:
         "write https://github.com/sonos/nlu-benchmark (2017-06-custom-intent-engines) as "
         "train.jsonl, valid.jsonl and test.jsonl with the fields intent, tokens and slots, and",
     )
-    utterances: list[Utterance] = []
-    parts = frozenset[str]()
-    for name, split in (("train", "train"), ("valid", "dev"), ("test", "test")):
-        table = open_table(first.with_name(f"{name}.jsonl"), Columns())
-        rows = read(table, inventory=inventory, split=split, first=len(utterances))
-        utterances += rows.utterances
-        parts |= rows.parts
-    return Rows(utterances=utterances, parts=parts)
+    tables = {
+        name: open_table(first.with_name(f"{name}.jsonl")) for name in ("train", "valid", "test")
+    }
+    return read_splits(tables, inventory=inventory)
 
 
 def published(table: Table) -> Table:

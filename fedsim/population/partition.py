@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedsim.errors import ConfigError, require
+from fedsim.errors import ConfigError, did_you_mean, require
 from fedsim.population.examples import Utterance
-from fedsim.population.readers import did_you_mean
 from fedsim.rng import stream
 
 if TYPE_CHECKING:

@@ -28,11 +28,15 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+MOST_PERIODS = np.iinfo(np.int16).max
+"""Periods are stored as int16."""
+
+
 class Source(Protocol):
     """Where utterances come from. All arrays are deterministic.
 
     `by` is "device" (each person's own utterances cut into equal parts) or "clock" (the order of
-    collection cut into equal parts).
+    collection, or the clock of a generated corpus, cut into equal parts).
     """
 
     @property
@@ -118,10 +122,16 @@ class Population:
         return self.source.devices
 
     def cut(
-        self, periods: int, by: By = "device", keep: Keep = Keep()  # noqa: B008
+        self,
+        periods: int,
+        by: By = "device",
+        keep: Keep = Keep(),  # noqa: B008
     ) -> "Population":
-        """The same people with their histories cut into `periods` parts, of which they keep `keep`."""
-        require(periods >= 1, f"periods is {periods}; choose 1 or more")
+        """The same people, their histories cut into `periods` parts of which they keep `keep`."""
+        require(
+            1 <= periods <= MOST_PERIODS,
+            f"periods is {periods}; choose between 1 and {MOST_PERIODS:,}",
+        )
         return replace(self, periods=periods, by=by, keep=keep)
 
     def nulled(self, mask: np.ndarray) -> "Population":

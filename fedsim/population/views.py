@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from fedsim.population.examples import Examples
+from fedsim.population.names import Names
 from fedsim.population.periods import By, cut_evenly
 from fedsim.population.population import Source
 
@@ -76,7 +77,8 @@ class WithDevices:
 
     def names(self) -> Sequence[str]:
         """Names of the source's devices, then added-0, added-1, ..."""
-        return (*self.source.names(), *(f"added-{i}" for i in range(len(self.extra))))
+        known, count = self.source.names(), self.source.devices
+        return Names(self.devices, lambda i: known[i] if i < count else f"added-{i - count}")
 
     def counts(self, periods: int, by: By) -> np.ndarray:
         """Training examples, shape (devices, periods)."""

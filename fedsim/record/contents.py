@@ -2,16 +2,49 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
+from fedsim.describe import describe, environment
+from fedsim.models.joint import JointTagger
 from fedsim.plan import FinishedRound, Scores
 from fedsim.population import Population
 from fedsim.probes import Probe, activity_deciles
 from fedsim.record.run import Arrays
 from fedsim.record.writer import model_sha256
+
+if TYPE_CHECKING:
+    from fedsim.simulation import Simulation
+
+
+def config_contents(simulation: "Simulation", recipe: dict | None) -> dict[str, Any]:
+    """config.json: everything that was asked for, defaults resolved, and versions.
+
+    Args:
+      simulation: what is about to run.
+      recipe: the options it was built from, repeated at the top level; None for a script's own.
+    """
+    policy = getattr(simulation.strategy, "policy", None)
+    return {
+        **(recipe or {}),
+        "setting": "static" if simulation.schedule.periods == 1 else "continual",
+        "selection_label": getattr(policy, "label", "none"),
+        "weighting": getattr(simulation.strategy, "weighting", "strategy's own"),
+        "seed": simulation.seed,
+        "rounds": simulation.schedule.rounds,
+        "recipe": recipe,
+        "simulation": {
+            "population": simulation.population.name,
+            "model": _architecture(simulation.model),
+            "client": describe(simulation.client),
+            "strategy": describe(simulation.strategy),
+            "schedule": describe(simulation.schedule),
+            "workers": simulation.workers,
+        },
+        "environment": environment(),
+    }
 
 
 def start_contents(
@@ -95,3 +128,9 @@ def summary_contents(
         "participations": sum(line["cohort_size"] for line in rounds),
         "model_sha256": model_sha256(parameters),
     }
+
+
+def _architecture(model: JointTagger) -> dict[str, Any]:
+    """Class and shapes of a model, for the record."""
+    shapes = {name: list(p.shape) for name, p in model.named_parameters()}
+    return {"class": type(model).__name__, "shapes": shapes}

@@ -63,7 +63,7 @@ class Table:
       ...     rows=[{"who": "uniform", "acc": estimate([0.70, 0.72])}],
       ...     caption="Two seeds.",
       ... )
-      >>> print(table.markdown())
+      >>> print(table)
       Two seeds.
       <BLANKLINE>
       | policy  |    accuracy |
@@ -80,6 +80,9 @@ class Table:
     caption: str = ""
     notes: Sequence[str] = ()
     drawings: Mapping[str, "Callable[[], Figure]"] = field(default_factory=dict, repr=False)
+
+    def __str__(self) -> str:
+        return self.markdown()
 
     def markdown(self) -> str:
         """Aligned pipe tables, the caption above and the notes below; ends in a newline."""

@@ -9,7 +9,7 @@ from flwr_datasets.partitioner import NaturalIdPartitioner
 
 from fedsim.errors import ConfigError
 from fedsim.population import Population
-from fedsim.population.examples import UNKNOWN, UNSEEN
+from fedsim.population.examples import UNKNOWN
 
 PEOPLE = [
     {"user": user, "text": f"word{i} here", "intent": f"i{i % 2}", "slots": "O B-place"}
@@ -17,168 +17,10 @@ PEOPLE = [
 ]
 
 
-def written(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    return path
+# Sets without people
 
 
-def refused(*args, **options) -> str:
-    with pytest.raises(ConfigError) as caught:
-        Population.load(*args, **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
-
-def arrays(examples) -> list[list]:
-    """Everything in a set of examples."""
-    names = ("token_ids", "slots", "offsets", "intents", "device", "period", "null")
-    return [getattr(examples, name).tolist() for name in names]
-
-
-# MASSIVE
-
-
-@pytest.fixture(scope="module")
-def massive(data_folder) -> Population:
-    return Population.load("massive", data_folder)
-
-
-def test_massive_trains_the_612_people_with_training_rows(massive):
-    assert massive.devices == 612
-    assert massive.activity().sum() == 10_217
-    assert massive.activity().min() >= 1
-    assert (len(massive.inventory.intents), len(massive.inventory.slot_types)) == (60, 55)
-
-
-def test_massive_keeps_every_held_out_row(massive):
-    assert (len(massive.dev), len(massive.test)) == (1830, 2671)
-    assert (massive.test.device == UNKNOWN).sum() == 36
-    assert (massive.dev.device == UNKNOWN).sum() == 30
-    assert (massive.test.device == UNSEEN).any(), "nine people never train"
-
-
-def test_massive_says_which_rows_it_left_out(massive):
-    assert any("162 training rows without a person" in text for text in massive.assumptions)
-
-
-@pytest.mark.parametrize("by", ["device", "clock"])
-def test_activity_over_five_periods_sums_to_that_of_one(massive, by):
-    cut = massive.cut(periods=5, by=by)
-    assert sum(cut.activity(period) for period in range(5)).tolist() == massive.activity().tolist()
-    sizes = cut.counts.sum(axis=0)
-    assert sizes.min() > 0.8 * sizes.max()
-
-
-def test_by_clock_nine_in_ten_people_fall_into_one_period(massive):
-    alone = ((massive.cut(periods=5, by="clock").counts > 0).sum(axis=1) == 1).mean()
-    assert 0.85 < alone < 0.95
-    assert ((massive.cut(periods=5, by="device").counts > 0).sum(axis=1) == 1).mean() < 0.2
-
-
-def test_massive_reads_the_same_however_its_place_is_given(massive, data_folder, monkeypatch):
-    monkeypatch.setenv("FEDSIM_DATA", str(data_folder))
-    folder = data_folder / "massive_en_us"
-    for data in (None, folder, str(folder / "utterances.jsonl")):
-        assert Population.load("massive", data).fingerprint == massive.fingerprint
-
-
-def test_published_massive_reads_to_the_same_arrays(data_folder, tmp_path):
-    with (data_folder / "massive_en_us" / "utterances.jsonl").open(encoding="utf-8") as file:
-        shared = [json.loads(line) for line in file][:1500]
-    # Times are not published: the order of ids has to be the order here too.
-    shared.sort(key=lambda row: row["id"])
-    shared = [row | {"order": i} for i, row in enumerate(shared)]
-    published = [
-        {
-            "id": str(row["id"]),
-            "locale": "en-US",
-            "partition": row["split"],
-            "scenario": row["scenario"],
-            "intent": row["intent"],
-            "utt": row["text"],
-            "annot_utt": annotated(row["tokens"], row["slots"]),
-            "worker_id": "0" if row["user"] is None else row["user"],
-        }
-        for row in shared
-    ]
-    assert any("[" in row["annot_utt"] for row in published)
-    (tmp_path / "1.1" / "data").mkdir(parents=True)
-    written(tmp_path / "1.1" / "data" / "en-US.jsonl", published)
-    written(tmp_path / "utterances.jsonl", shared)
-    first = Population.load("massive", tmp_path / "1.1")
-    second = Population.load("massive", tmp_path / "utterances.jsonl")
-    assert Population.load("massive", tmp_path / "1.1" / "data").fingerprint == first.fingerprint
-    assert first.source.names() == second.source.names()
-    assert first.counts.tolist() == second.counts.tolist()
-    assert arrays(first.test) == arrays(second.test)
-    assert arrays(first.train(3)) == arrays(second.train(3))
-    assert any("ids" in text for text in first.assumptions)
-    assert any("worker 0" in text for text in first.assumptions)
-
-
-def annotated(tokens: list[str], slots: list[str]) -> str:
-    """The published way to write tokens with slots."""
-    words = []
-    for i, (token, slot) in enumerate(zip(tokens, slots, strict=True)):
-        ends = slot != "O" and (i + 1 == len(slots) or slots[i + 1][0] != "I")
-        begin = f"[{slot[2:]} : " if slot[0] == "B" else ""
-        words.append(begin + token + ("]" if ends else ""))
-    return " ".join(words)
-
-
-def test_a_bad_published_row_is_named_by_line(tmp_path):
-    row = {
-        "id": "1",
-        "partition": "train",
-        "intent": "alarm_set",
-        "annot_utt": "at [time : five]",
-        "worker_id": "4",
-    }
-    path = tmp_path / "en-US.jsonl"
-    for change, message in (
-        ({"annot_utt": "at [time five]"}, "en-US.jsonl:2: annot_utt is"),
-        ({"annot_utt": "at [tme : five]"}, "en-US.jsonl:2: slot type 'tme' is not among the 55"),
-        ({"intent": "alarm_st"}, "en-US.jsonl:2: intent 'alarm_st' is not among the 60"),
-        ({"partition": "eval"}, "en-US.jsonl:2: split is 'eval'"),
-    ):
-        assert message in refused("massive", written(path, [row, row | change]))
-    short = {key: value for key, value in row.items() if key != "worker_id"}
-    assert "en-US.jsonl:2: no field 'worker_id'" in refused("massive", written(path, [row, short]))
-    assert "annot_utt but not worker_id" in refused("massive", written(path, [short]))
-
-
-@pytest.mark.parametrize("corpus", ["massive", "snips"])
-def test_missing_data_says_where_to_get_it_and_where_to_put_it(corpus, tmp_path, monkeypatch):
-    message = refused(corpus, tmp_path)
-    assert str(tmp_path) in message and "https://" in message
-    assert "--data" in message and "FEDSIM_DATA" in message
-    monkeypatch.setenv("FEDSIM_DATA", str(tmp_path / "elsewhere"))
-    assert str(tmp_path / "elsewhere") in refused(corpus)
-
-
-# SNIPS and sets without people
-
-
-def test_snips_is_dealt_to_a_hundred_devices(data_folder):
-    people = Population.load("snips", data_folder)
-    assert people.devices == 100
-    assert people.activity().sum() == 13_084
-    assert (len(people.dev), len(people.test)) == (700, 630)
-    assert (people.test.device == UNKNOWN).all()
-    assert people.inventory.intents[0] == "AddToPlaylist"
-    assert any("dealt to 100 devices by iid, seed 0" in text for text in people.assumptions)
-    assert not any("split" in text for text in people.assumptions)
-
-
-def test_snips_may_be_dealt_otherwise(data_folder):
-    people = Population.load("snips", data_folder / "snips", partition="quantity:0.5", devices=30)
-    assert people.devices == 30
-    assert people.activity().max() > 3 * people.activity().mean()
-    assert "snips give the folder" in refused("snips", data_folder / "snips" / "train.jsonl")
-
-
-def test_a_file_without_people_needs_a_partition(tmp_path):
+def test_a_file_without_people_needs_a_partition(tmp_path, written, refused):
     rows = [{"text": "a b", "intent": f"i{i % 3}"} for i in range(50)]
     path = written(tmp_path / "rows.jsonl", rows)
     message = refused(path)
@@ -190,19 +32,25 @@ def test_a_file_without_people_needs_a_partition(tmp_path):
     assert people.activity().sum() == 40
 
 
-def test_a_file_in_which_nobody_trains_is_refused(tmp_path):
+def test_a_file_in_which_nobody_trains_is_refused(tmp_path, written, refused):
     rows = [PEOPLE[0] | {"user": None, "split": "train"}, PEOPLE[0] | {"split": "test"}]
     message = refused(written(tmp_path / "rows.jsonl", rows))
     assert "rows.jsonl has 1 training rows, none of them with a user" in message
 
 
-def test_devices_are_refused_where_the_data_has_people(tmp_path):
+@pytest.mark.parametrize("partition", [None, "iid"])
+def test_a_file_without_training_rows_is_refused(tmp_path, partition, written, refused):
+    path = written(tmp_path / "rows.jsonl", [row | {"split": "test"} for row in PEOPLE])
+    assert "none of the 40 rows of rows.jsonl is for training" in refused(path, partition=partition)
+
+
+def test_devices_are_refused_where_the_data_has_people(tmp_path, written, refused):
     path = written(tmp_path / "rows.jsonl", PEOPLE)
     assert "devices is 7, but rows.jsonl has people of its own" in refused(path, devices=7)
     assert Population.load(path, partition="iid", devices=7).devices == 7
 
 
-def test_natural_is_the_partition_that_flower_makes(tmp_path):
+def test_natural_is_the_partition_that_flower_makes(tmp_path, written):
     path = written(tmp_path / "rows.jsonl", [row | {"split": "train"} for row in PEOPLE])
     people = Population.load(path, partition="natural")
     oracle = NaturalIdPartitioner(partition_by="user")
@@ -218,7 +66,7 @@ def test_natural_is_the_partition_that_flower_makes(tmp_path):
 # Files
 
 
-def test_a_file_with_a_split_and_declared_labels_assumes_little(tmp_path):
+def test_a_file_with_a_split_and_declared_labels_assumes_little(tmp_path, written):
     labels = tmp_path / "labels.json"
     labels.write_text(json.dumps({"intents": ["i1", "i0", "never"], "slots": ["place"]}), "utf-8")
     rows = [row | {"split": "train", "order": -i} for i, row in enumerate(PEOPLE)]
@@ -231,7 +79,7 @@ def test_a_file_with_a_split_and_declared_labels_assumes_little(tmp_path):
     assert people.train(0).token_ids[0].tolist() == first_word.tolist()
 
 
-def test_what_the_data_did_not_say_stands_in_the_assumptions(tmp_path):
+def test_what_the_data_did_not_say_stands_in_the_assumptions(tmp_path, written):
     rows = [*PEOPLE, PEOPLE[0] | {"text": "x " * 10_000, "slots": "O " * 10_000}]
     path = written(tmp_path / "rows.jsonl", rows)
     people = Population.load(path, vocabulary="corpus", seed=5)
@@ -244,7 +92,7 @@ def test_what_the_data_did_not_say_stands_in_the_assumptions(tmp_path):
     assert people.inventory.slot_types == ("place",)
 
 
-def test_labels_of_held_out_rows_are_known_and_told_of(tmp_path):
+def test_labels_of_held_out_rows_are_known_and_told_of(tmp_path, written, refused):
     rows = [row | {"split": "train"} for row in PEOPLE]
     rows.append(PEOPLE[0] | {"split": "test", "intent": "surprise"})
     path = written(tmp_path / "rows.jsonl", rows)
@@ -256,14 +104,14 @@ def test_labels_of_held_out_rows_are_known_and_told_of(tmp_path):
     assert "rows.jsonl:41: intent 'surprise' is not among the 2" in refused(path, labels=labels)
 
 
-def test_a_set_without_test_rows_says_so(tmp_path):
+def test_a_set_without_test_rows_says_so(tmp_path, written):
     rows = [row | {"split": "train"} for row in PEOPLE]
     people = Population.load(written(tmp_path / "rows.jsonl", rows))
     assert any("no test rows" in text for text in people.assumptions)
     assert len(people.test) == 0
 
 
-def test_corpus_vocabulary_reads_training_rows_of_people_only(tmp_path):
+def test_corpus_vocabulary_reads_training_rows_of_people_only(tmp_path, written):
     rows = [
         {"user": "a", "text": "seen", "intent": "i", "split": "train"},
         {"user": None, "text": "nobody", "intent": "i", "split": "train"},
@@ -275,10 +123,18 @@ def test_corpus_vocabulary_reads_training_rows_of_people_only(tmp_path):
     assert people.test.token_ids.tolist() == [[1]]
 
 
-def test_too_many_labels_ask_for_the_right_column(tmp_path):
+def test_too_many_labels_ask_for_the_right_column(tmp_path, written, refused):
     rows = [{"user": "a", "text": "x", "intent": f"i{i}"} for i in range(33_000)]
     message = refused(written(tmp_path / "rows.jsonl", rows))
     assert "33000 intents" in message and "right columns" in message
+
+
+def test_too_many_declared_labels_are_refused(tmp_path, written, refused):
+    labels = tmp_path / "labels.json"
+    names = [f"i{i}" for i in range(33_000)]
+    labels.write_text(json.dumps({"intents": names, "slots": ["place"]}), "utf-8")
+    path = written(tmp_path / "rows.jsonl", PEOPLE)
+    assert "33000 intents" in refused(path, labels=labels)
 
 
 def test_hwu64_reads_as_a_file_whose_people_are_partly_unknown(data_folder):
@@ -303,7 +159,7 @@ def test_home_takes_a_number_of_devices():
     ("option", "value"),
     [("partition", "iid"), ("columns", {"user": "u"}), ("vocabulary", "corpus")],
 )
-def test_home_refuses_what_makes_no_sense_for_it(option, value):
+def test_home_refuses_what_makes_no_sense_for_it(option, value, refused):
     message = refused("home", **{option: value})
     assert option in message and "home is generated" in message
 
@@ -315,6 +171,7 @@ def test_home_refuses_what_makes_no_sense_for_it(option, value):
         ("zzz", "corpus is 'zzz'; expected home, massive, snips"),
         ("no/such/file.jsonl", "no/such/file.jsonl does not exist"),
         ("a/b/c", "corpus is 'a/b/c'; expected"),
+        ("x" * 5000, "corpus is 'xxx.*; expected home, massive, snips"),
     ],
 )
 def test_an_unknown_name_is_answered_with_known_ones(corpus, message):
@@ -322,7 +179,7 @@ def test_an_unknown_name_is_answered_with_known_ones(corpus, message):
         Population.load(corpus)
 
 
-def test_a_hub_name_is_loaded_and_its_failure_is_one_sentence(monkeypatch):
+def test_a_hub_name_is_loaded_and_its_failure_is_one_sentence(monkeypatch, refused):
     sets = DatasetDict(
         {
             "train": Dataset.from_list(PEOPLE[:30]),
@@ -330,6 +187,7 @@ def test_a_hub_name_is_loaded_and_its_failure_is_one_sentence(monkeypatch):
             "test": Dataset.from_list(PEOPLE[35:]),
         }
     )
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.load_dataset", {"owner/name": sets}.__getitem__)
     people = Population.load("owner/name")
     assert (people.activity().sum(), len(people.dev), len(people.test)) == (30, 5, 5)
@@ -337,12 +195,24 @@ def test_a_hub_name_is_loaded_and_its_failure_is_one_sentence(monkeypatch):
     assert "corpus 'owner/other' is no file here and cannot be loaded" in refused("owner/other")
 
 
-def test_an_unknown_vocabulary_is_answered_with_the_nearest(tmp_path):
+def test_a_hub_that_is_not_reached_is_asked_once(monkeypatch, refused):
+    def unreachable(hub, name, timeout):
+        raise OSError(f"no way to {name}")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", unreachable)
+    monkeypatch.setattr("datasets.load_dataset", lambda name: pytest.fail("asked again"))
+    message = refused("owner/name")
+    assert "cannot be loaded from the hub (no way to owner/name)" in message
+    assert "HF_HUB_OFFLINE=1" in message
+
+
+def test_an_unknown_vocabulary_is_answered_with_the_nearest(tmp_path, written, refused):
     path = written(tmp_path / "rows.jsonl", PEOPLE)
     assert "did you mean 'hashed'" in refused(path, vocabulary="hash")
 
 
-def test_columns_of_massive_cannot_be_renamed():
+def test_columns_of_massive_cannot_be_renamed(refused):
     assert "columns of massive are known" in refused("massive", columns={"user": "worker"})
 
 
@@ -379,7 +249,7 @@ def test_class_labels_are_read_as_their_names():
     assert people.dev.device.tolist() == [UNKNOWN]
 
 
-def test_a_data_set_reads_like_the_file_with_the_same_rows(tmp_path):
+def test_a_data_set_reads_like_the_file_with_the_same_rows(tmp_path, written):
     path = written(tmp_path / "rows.jsonl", PEOPLE)
     from_file = Population.load(path, seed=2)
     from_rows = Population.from_dataset(Dataset.from_list(PEOPLE), seed=2)
@@ -401,7 +271,7 @@ def test_bad_rows_of_a_data_set_are_named_by_number():
         Population.from_dataset(PEOPLE)
 
 
-def test_the_same_file_and_seed_give_the_same_population(tmp_path):
+def test_the_same_file_and_seed_give_the_same_population(tmp_path, written):
     path = written(tmp_path / "rows.jsonl", PEOPLE)
     prints = [
         Population.load(path, partition="quantity:1", devices=5, seed=seed).fingerprint

@@ -1,4 +1,4 @@
-"""Claims about reading files: what is accepted, and how every kind of bad input is answered."""
+"""Claims about reading rows: what is accepted, and how every kind of bad row is answered."""
 
 import csv
 import json
@@ -11,17 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsim.errors import ConfigError
+from fedsim.population.columns import Columns
 from fedsim.population.examples import Utterance
 from fedsim.population.labels import Inventory
-from fedsim.population.massive import parse_annotated
-from fedsim.population.readers import Columns, Rows, open_table, read
+from fedsim.population.readers import Rows, read
+from fedsim.population.tables import open_table
 
 GOOD = {"user": "u1", "tokens": ["wake", "me"], "slots": ["O", "B-who"], "intent": "alarm"}
 
 
-def written(tmp_path, *rows, name="rows.jsonl"):
+def written(tmp_path, *rows):
     """A JSONL file of objects, or of lines as they are."""
-    path = tmp_path / name
+    path = tmp_path / "rows.jsonl"
     lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
     path.write_text("\n".join(lines) + "\n", "utf-8")
     return path
@@ -29,7 +30,7 @@ def written(tmp_path, *rows, name="rows.jsonl"):
 
 def loaded(path, columns=None, inventory=None) -> Rows:
     named = Columns.parse(columns or {})
-    return read(open_table(path, named), named, inventory)
+    return read(open_table(path, named.names()), named, inventory)
 
 
 def refused(path, columns=None, inventory=None) -> str:
@@ -109,12 +110,6 @@ def test_users_may_appear_in_later_rows_alone(tmp_path):
     assert [row.user for row in rows.utterances] == [None, "u1"]
     assert "user" in rows.parts
     assert "user" not in loaded(written(tmp_path, nobody)).parts
-
-
-def test_blank_lines_and_a_byte_order_mark_are_passed_over(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\r\n\r\n  \n")
-    assert len(loaded(path).utterances) == 1
 
 
 BAD_ROWS = {
@@ -211,92 +206,17 @@ def test_rows_without_intent_or_words_are_refused(tmp_path):
     assert "no column 'text' or 'tokens'" in refused(written(tmp_path, {"intent": "a"}))
 
 
-@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv", "rows.parquet", "rows.json"])
-def test_missing_empty_binary_and_foldered_files_are_each_one_sentence(tmp_path, name):
-    path = tmp_path / name
-    assert f"{path} does not exist" in refused(path)
-    path.write_bytes(b"")
-    assert re.search("holds no rows|cannot be read as a Parquet file", refused(path))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" * 100)
-    assert re.search("binary file|cannot be read as a Parquet file", refused(path))
-    path.unlink()
-    path.mkdir()
-    assert "is a folder" in refused(path)
-
-
-def test_bytes_that_are_not_utf8_are_named_by_line_and_column(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(json.dumps(GOOD).encode() + b'\n{"user": "\xe9"}\n')
-    assert "rows.jsonl:2: byte 0xe9 at column 11 is not UTF-8" in refused(path)
-
-
-def test_other_kinds_of_files_are_refused(tmp_path):
-    assert "expected one of .jsonl, .json, .csv, .parquet" in refused(
-        written(tmp_path, GOOD, name="rows.tsv")
-    )
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("user,text,intent\na,b\n", r"rows\.csv:2: 2 fields, but the header has 3"),
-        ("user,text,intent\n\na,b,c,d\n", r"rows\.csv:3: 4 fields"),
-        ('user,text,intent\na,"x\ny",i\nb\n', r"rows\.csv:4: 1 fields"),
-        ('user,text,intent\na,b,"c\n', r"rows\.csv:2: not CSV"),
-        ("user,text,user,intent\n", r"rows\.csv:1: two columns are called \['user'\]"),
-        ("user,text,intent\n", "holds no rows"),
-        ("user,text,intent\na,b,\n", r"rows\.csv:2: intent is ''"),
-    ],
-)
-def test_bad_csv_is_named_by_line(tmp_path, text, message):
-    path = tmp_path / "rows.csv"
-    path.write_text(text, "utf-8")
-    found = refused(path)
-    assert re.search(message, found), found
-
-
-def test_reading_csv_leaves_the_field_limit_as_it_was(tmp_path):
-    before = csv.field_size_limit()
-    path = tmp_path / "rows.csv"
-    path.write_text("text,intent\na,b\n", "utf-8")
-    loaded(path)
-    assert csv.field_size_limit() == before
-
-
 def test_parquet_rows_are_named_by_number(tmp_path):
     rows = [GOOD, GOOD | {"slots": ["O"]}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
     assert "rows.parquet, row 2: 1 slots" in refused(tmp_path / "rows.parquet")
 
 
-@st.composite
-def labelled(draw):
-    """Tokens without brackets and BIO labels of spans between them."""
-    tokens, slots = [], []
-    for _ in range(draw(st.integers(0, 5))):
-        words = draw(st.lists(st.sampled_from(["five", "am", "o'clock", "☕", "a:b"]), min_size=1))
-        slot = draw(st.sampled_from([None, "time", "date"]))
-        tokens += words
-        slots += ["O" if slot is None else ("I-" if i else "B-") + slot for i in range(len(words))]
-    return tokens, slots
-
-
-def annotated(tokens: list[str], slots: list[str]) -> str:
-    """The published way to write tokens with slots."""
-    words = []
-    for i, (token, slot) in enumerate(zip(tokens, slots, strict=True)):
-        ends = slot != "O" and (i + 1 == len(slots) or slots[i + 1][0] != "I")
-        begin = f"[{slot[2:]} : " if slot[0] == "B" else ""
-        words.append(begin + token + ("]" if ends else ""))
-    return " ".join(words)
-
-
-@given(pair=labelled())
-def test_annotated_text_reads_back_as_it_was_written(pair):
-    assert parse_annotated(annotated(*pair)) == pair
-
-
-@pytest.mark.parametrize("text", ["at [time five]", "at [time : five", "five]", "[a : [b : c]]", 3])
-def test_brackets_that_are_no_mark_are_refused(text):
-    with pytest.raises(ConfigError, match="annot_utt is"):
-        parse_annotated(text)
+@pytest.mark.parametrize(
+    "field", [{"user": "\ud800"}, {"intent": "\ud800"}, {"slots": ["O", "B-\ud800"]}]
+)
+def test_names_are_whole_characters_and_texts_need_not_be(tmp_path, field):
+    (part,) = field
+    found = refused(written(tmp_path, GOOD, GOOD | field))
+    assert f"rows.jsonl:2: {part} is" in found and "half of a surrogate pair" in found
+    loaded(written(tmp_path, GOOD | {"tokens": ["\ud800", "me"]}))

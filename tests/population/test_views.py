@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from fedsim.errors import ConfigError
 from fedsim.population.arrays import ArraySource
 from fedsim.population.examples import Utterance, concatenate
+from fedsim.population.home import home
 from fedsim.population.labels import Inventory
 from fedsim.population.periods import Keep
 from fedsim.population.population import Population
@@ -100,6 +101,16 @@ def test_added_devices_come_last_and_are_cut_by_their_own_order():
     assert wider.counts[3:].tolist() == [[2, 2], [1, 0]]
     assert wider.train(3).device.tolist() == [3] * 4
     assert words(wider)[3] == words(whole)[0][:4]
+
+
+def test_names_of_a_million_devices_are_made_when_asked_for():
+    million = home(devices=1_000_000)
+    wider = million.with_devices([million.train(0)]).source.names()
+    assert len(wider) == 1_000_001
+    assert (wider[7], wider[-2], wider[-1]) == ("home-7", "home-999999", "added-0")
+    assert wider[999_999:] == ["home-999999", "added-0"]
+    with pytest.raises(IndexError):
+        wider[1_000_001]
 
 
 def test_null_flags_of_added_devices_are_kept():

@@ -1,0 +1,74 @@
+"""What cannot work, refused in one sentence before anything is trained."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from flwr.serverapp.strategy import Strategy
+
+from fedsim.errors import require
+from fedsim.population import Population
+
+if TYPE_CHECKING:
+    from fedsim.simulation import Simulation
+
+
+def check(simulation: "Simulation", people: Population) -> None:
+    """Refuse what cannot work.
+
+    Args:
+      simulation: what is about to run.
+      people: its population, cut into the periods of the run.
+
+    Raises:
+      ConfigError: the first thing that does not fit.
+    """
+    inner = getattr(simulation.strategy, "strategy", simulation.strategy)
+    name = type(inner).__name__
+    require(
+        type(inner).start is Strategy.start,
+        f"{name} overrides start(), which Simulation replaces by its own loop; "
+        "use a strategy that implements configure_train and aggregate_train",
+    )
+    policy = getattr(simulation.strategy, "policy", None)
+    if policy is not None:
+        require(
+            policy.cohort <= people.devices,
+            f"cohort is {policy.cohort:g}, but the population has {people.devices} devices; "
+            f"choose {people.devices} or fewer",
+        )
+    else:
+        for field in ("min_train_nodes", "min_evaluate_nodes", "min_available_nodes"):
+            wanted = int(getattr(inner, field, 0))
+            require(
+                wanted <= people.devices,
+                f"{field} of {name} is {wanted}, but the population has {people.devices} "
+                f"devices, so it would wait for ever; choose {people.devices} or fewer",
+            )
+    own = getattr(simulation.client, "proximal_mu", None)
+    require(
+        not (hasattr(inner, "proximal_mu") and own),
+        f"{name} sends proximal-mu={getattr(inner, 'proximal_mu', None)} and the client sets "
+        f"proximal_mu={own} of its own; set one of them",
+    )
+    require(
+        simulation.evaluate_every is None or simulation.evaluate_every >= 1,
+        f"evaluate_every is {simulation.evaluate_every}; choose 1 or more",
+    )
+    require(
+        simulation.workers is None or simulation.workers >= 0,
+        f"workers is {simulation.workers}; choose 0 (inline) or more",
+    )
+
+
+def shortages(simulation: "Simulation", people: Population) -> list[str]:
+    """Periods in which fewer devices hold data than the cohort asks for."""
+    policy = getattr(simulation.strategy, "policy", None)
+    if policy is None:
+        return []
+    holders = [int(np.count_nonzero(people.activity(p))) for p in range(people.periods)]
+    return [
+        f"in period {p + 1} only {n} devices hold data, fewer than the cohort of "
+        f"{policy.cohort:g}; all of them come"
+        for p, n in enumerate(holders)
+        if n < policy.cohort
+    ]

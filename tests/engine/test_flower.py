@@ -1,0 +1,139 @@
+"""Claims about the places where Flower's internals are touched."""
+
+import copy
+import logging
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+
+from fedsim.engine.flower import LiveArray, quiet, task_identity, to_parameters, to_record
+
+ARRAYS = pytest.mark.parametrize(
+    "values",
+    [
+        np.arange(6, dtype=np.float32).reshape(2, 3),
+        np.arange(6, dtype=np.float32).reshape(2, 3).T,
+        np.float64([[]]),
+        np.array(3.5),
+        np.array([1, 2], np.int64),
+    ],
+    ids=["float32", "transposed", "empty", "scalar", "int64"],
+)
+
+
+@ARRAYS
+def test_a_live_array_looks_and_serialises_like_flowers_own(values):
+    live, own = LiveArray(values), Array(values)
+    assert live.data == own.data
+    assert (live.dtype, tuple(live.shape), live.stype) == (own.dtype, tuple(own.shape), own.stype)
+    assert np.array_equal(live.numpy(), own.numpy())
+    assert live.deflate() == own.deflate()
+    assert live.object_id == own.object_id
+    assert set(live.children) == set(own.children)
+
+
+def test_a_live_array_arrives_over_the_wire_as_flowers_own():
+    values = np.arange(6, dtype=np.float32).reshape(2, 3)
+    live = LiveArray(values)
+    arrived = Array.inflate(live.deflate(), live.children)
+    assert np.array_equal(arrived.numpy(), values)
+
+
+def test_a_live_array_copies_nothing():
+    values = np.zeros(3, np.float32)
+    assert LiveArray(values).numpy() is values
+    assert np.array_equal(copy.deepcopy(LiveArray(values)).numpy(), values)
+
+
+def test_a_record_shares_the_memory_of_the_parameters():
+    parameters = {"b": torch.zeros(2, 3), "a": torch.ones(4, requires_grad=True)}
+    record = to_record(parameters)
+    assert list(record) == ["b", "a"]
+    for name, tensor in parameters.items():
+        assert record[name].numpy().ctypes.data == tensor.data_ptr()
+
+
+def test_parameters_come_back_as_they_went():
+    parameters = {"b": torch.randn(2, 3), "a": torch.randn(4), "c": torch.tensor(2.0)}
+    for back in (
+        to_parameters(to_record(parameters)),
+        to_parameters(ArrayRecord({n: Array(p.numpy()) for n, p in parameters.items()})),
+    ):
+        assert list(back) == list(parameters)
+        assert all(torch.equal(back[n], parameters[n]) for n in parameters)
+
+
+def test_the_model_keeps_its_own_order_and_precision():
+    model = {"a": torch.zeros(2), "b": torch.zeros(1)}
+    record = ArrayRecord({"b": Array(np.float64([0.1])), "a": Array(np.float64([1, 2]))})
+    back = to_parameters(record, like=model)
+    assert list(back) == ["a", "b"]
+    assert {p.dtype for p in back.values()} == {torch.float32}
+    assert back["b"] == torch.tensor([0.1])
+    assert to_parameters(record)["a"].dtype == torch.float64
+
+
+def test_read_only_bytes_become_tensors_of_their_own():
+    values = np.zeros(3, np.float32)
+    values.flags.writeable = False
+    record = ArrayRecord()
+    record["a"] = LiveArray(values)
+    to_parameters(record)["a"] += 1
+    assert not values.any()
+
+
+def identity():
+    return TaskIdentity._run_id, TaskIdentity._node_id, TaskIdentity._task_id
+
+
+def test_messages_can_be_made_inside_and_the_identity_is_restored():
+    before = identity()
+    with task_identity():
+        message = Message(RecordDict(), 3, "train")
+        assert message.metadata.dst_node_id == 3
+        assert None not in identity()
+    assert identity() == before
+
+
+def test_an_identity_that_flower_set_is_kept(monkeypatch):
+    for name, value in (("_run_id", 11), ("_node_id", 12), ("_task_id", 13)):
+        monkeypatch.setattr(TaskIdentity, name, value)
+    with task_identity():
+        assert identity() == (11, 12, 13)
+    assert identity() == (11, 12, 13)
+
+
+def test_the_identity_is_restored_after_an_error():
+    before = identity()
+    with pytest.raises(KeyError), task_identity():
+        raise KeyError
+    assert identity() == before
+
+
+class Seen(logging.Handler):
+    """Remembers what passed."""
+
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+
+    def emit(self, record):
+        self.lines.append(record.getMessage())
+
+
+def test_quiet_drops_chatter_passes_errors_and_ends():
+    logger, seen = logging.getLogger("flwr"), Seen()
+    logger.addHandler(seen)
+    filters = list(logger.filters)
+    try:
+        with quiet():
+            logger.warning("chatter")
+            logger.error("broken")
+        logger.warning("afterwards")
+    finally:
+        logger.removeHandler(seen)
+    assert seen.lines == ["broken", "afterwards"]
+    assert logger.filters == filters

@@ -1,0 +1,128 @@
+"""Devices on threads behind Flower's grid: every message gets one reply, whatever happens."""
+
+import threading
+import time
+
+import pytest
+import torch
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from fedsim.engine.flower import task_identity
+from fedsim.engine.local import LocalGrid
+
+
+@pytest.fixture(autouse=True)
+def identity():
+    with task_identity():
+        yield
+
+
+def echoing() -> ClientApp:
+    """Replies with its device, its partition and how often it was asked before."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        asked = int(context.state.config_records.get("n", {"asked": 0})["asked"])
+        if context.node_id == 3:
+            raise ValueError("no\nroom")
+        context.state["n"] = ConfigRecord({"asked": asked + 1})
+        figures = {"device": context.node_id, "asked": asked, "threads": torch.get_num_threads()}
+        figures["partition"] = int(context.node_config["partition-id"])
+        return Message(RecordDict({"metrics": MetricRecord(figures)}), reply_to=message)
+
+    return app
+
+
+def messages(*devices: int) -> list[Message]:
+    return [Message(RecordDict(), device, "train") for device in devices]
+
+
+def said(reply: Message, name: str = "device") -> int:
+    return reply.content["metrics"][name]
+
+
+@pytest.fixture(params=[0, 1, 3], ids=lambda workers: f"{workers} workers")
+def grid(request):
+    with LocalGrid(echoing(), devices=6, workers=request.param) as opened:
+        yield opened
+
+
+def test_nodes_are_devices(grid):
+    assert list(grid.get_node_ids()) == [0, 1, 2, 3, 4, 5]
+
+
+def test_every_message_gets_its_own_devices_reply(grid):
+    replies = list(grid.send_and_receive(messages(4, 0, 2)))
+    assert sorted(reply.metadata.src_node_id for reply in replies) == [0, 2, 4]
+    assert all(said(r) == said(r, "partition") == r.metadata.src_node_id for r in replies)
+
+
+def test_no_messages_no_replies(grid):
+    assert list(grid.send_and_receive([])) == []
+
+
+def test_a_device_that_raises_replies_with_an_error_of_one_line(grid):
+    replies = {r.metadata.src_node_id: r for r in grid.send_and_receive(messages(1, 3))}
+    assert said(replies[1]) == 1
+    assert replies[3].has_error()
+    assert replies[3].error.reason == "ValueError: no"
+
+
+def test_a_device_keeps_its_state_between_messages(grid):
+    for asked in (0, 1, 2):
+        (reply,) = grid.send_and_receive(messages(1))
+        assert said(reply, "asked") == asked
+    (other,) = grid.send_and_receive(messages(2))
+    assert said(other, "asked") == 0
+
+
+def test_pushed_messages_can_be_pulled_once(grid):
+    ids = list(grid.push_messages(messages(0, 5)))
+    replies, deadline = [], time.monotonic() + 10
+    while len(replies) < 2 and time.monotonic() < deadline:
+        replies += grid.pull_messages(ids)
+    assert sorted(said(reply) for reply in replies) == [0, 5]
+    assert list(grid.pull_messages(ids)) == []
+
+
+def test_results_of_map_come_in_the_order_of_the_items(grid):
+    def slow_first(item):
+        time.sleep(0.02 * (3 - item))
+        return item * item
+
+    assert list(grid.map(slow_first, range(4))) == [0, 1, 4, 9]
+
+
+def test_each_kernel_runs_on_one_thread_and_the_setting_is_restored(grid):
+    (reply,) = grid.send_and_receive(messages(1))
+    assert said(reply, "threads") == 1
+
+
+def test_the_number_of_torch_threads_is_restored():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with LocalGrid(echoing(), devices=1, workers=1):
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_workers_train_devices_at_the_same_time():
+    app, meeting = ClientApp(), threading.Barrier(2, timeout=10)
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        meeting.wait()
+        return Message(RecordDict(), reply_to=message)
+
+    with LocalGrid(app, devices=2, workers=2) as grid:
+        assert not any(reply.has_error() for reply in grid.send_and_receive(messages(0, 1)))
+
+
+def test_there_is_no_registered_run(grid):
+    with pytest.raises(RuntimeError, match="no registered Flower run"):
+        _ = grid.run

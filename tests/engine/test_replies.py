@@ -1,0 +1,226 @@
+"""Claims about which replies count: no device takes a round down or poisons the model."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import FedAvg
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedsim.engine.flower import task_identity, to_parameters
+from fedsim.engine.replies import collect
+
+MODEL = {"w": torch.zeros(2, 3), "b": torch.zeros(3)}
+
+
+@pytest.fixture(autouse=True)
+def in_process():
+    with task_identity():
+        yield
+
+
+def arrays(**changes):
+    values = {"w": np.ones((2, 3), np.float32), "b": np.ones(3, np.float32)} | changes
+    return ArrayRecord({n: a if isinstance(a, Array) else Array(a) for n, a in values.items()})
+
+
+def metrics(**changes):
+    return MetricRecord({"num-examples": 4, "train_loss": 0.5, "seen": 4.0} | changes)
+
+
+def sent_back(device, content):
+    """A reply of `device`: a record dict, an error, or a dict of records."""
+    asked = Message(RecordDict(), device, "train")
+    if isinstance(content, dict):
+        content = RecordDict(content)
+    return Message(content, reply_to=asked)
+
+
+def good(device, **changes):
+    return sent_back(device, {"arrays": arrays(), "metrics": metrics(**changes)})
+
+
+def only(content, asked=(0,)):
+    return collect([sent_back(0, content)], asked, MODEL)
+
+
+ARRAY = Array(np.ones((2, 3), np.float32))
+FAULTS = {
+    "error": (Error(code=0, reason="ValueError: no\nmore"), "train", "ValueError: no more"),
+    "error without reason": (Error(code=0), "train", "unknown error"),
+    "nothing": ({}, "reply", "0 array records and 0 metric records; expected one of each"),
+    "no metrics": ({"arrays": arrays()}, "reply", "1 array records and 0 metric records"),
+    "two arrays": (
+        {"arrays": arrays(), "more": arrays(), "metrics": metrics()},
+        "reply",
+        "2 array records and 1 metric records",
+    ),
+    "two metrics": (
+        {"arrays": arrays(), "metrics": metrics(), "more": metrics()},
+        "reply",
+        "1 array records and 2 metric records",
+    ),
+    "missing array": (
+        {"arrays": ArrayRecord({"w": ARRAY}), "metrics": metrics()},
+        "reply",
+        "array names differ from the global model's: b",
+    ),
+    "extra array": (
+        {"arrays": arrays(z=np.ones(1)), "metrics": metrics()},
+        "reply",
+        "array names differ from the global model's: z",
+    ),
+}
+VALUES = {
+    "shape": (np.ones((3, 2), np.float32), "array w has shape (3, 2); expected (2, 3)"),
+    "scalar": (np.array(1, np.float32), "array w has shape (); expected (2, 3)"),
+    "nan": (np.full((2, 3), np.nan, np.float32), "array w has values that are not finite"),
+    "one inf": (np.float32([[1, 1, 1], [1, np.inf, 1]]), "array w has values that are not finite"),
+    "inf and -inf": (np.float32([[np.inf, -np.inf, 1], [1, 1, 1]]), "not finite"),
+    "too large for the model": (np.full((2, 3), 1e300), "array w has values that are not finite"),
+    "complex": (np.ones((2, 3), np.complex64), "array w has dtype complex64; expected real"),
+    "text": (np.full((2, 3), "a"), "array w has dtype <U1; expected real numbers"),
+    "garbage": (
+        Array(dtype="float32", shape=(2, 3), stype="numpy.ndarray", data=b"garbage"),
+        "array w cannot be read: ",
+    ),
+    "unknown serialisation": (
+        Array(dtype="float32", shape=(2, 3), stype="other", data=b""),
+        "array w cannot be read: ",
+    ),
+    "declared shape is a lie": (
+        Array(dtype="float32", shape=(2, 3), stype="numpy.ndarray", data=Array(np.ones(5)).data),
+        "array w has shape (5,); expected (2, 3)",
+    ),
+}
+METRICS = {
+    "nan": ({"train_loss": float("nan")}, "metric train_loss is nan"),
+    "inf": ({"seen": float("inf")}, "metric seen is inf"),
+    "nan in a list": ({"losses": [1.0, float("nan")]}, "metric losses is [1.0, nan]"),
+}
+
+
+@pytest.mark.parametrize(("content", "stage", "sentence"), FAULTS.values(), ids=FAULTS)
+def test_a_reply_of_another_form_is_a_failure(content, stage, sentence):
+    found = only(content)
+    assert (found.valid, found.train_loss) == ([], None)
+    ((device, at, error),) = found.failures
+    assert (device, at) == (0, stage) and error.startswith(sentence)
+
+
+@pytest.mark.parametrize(("values", "sentence"), VALUES.values(), ids=VALUES)
+def test_arrays_that_cannot_be_aggregated_are_a_failure(values, sentence):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = only({"arrays": arrays(w=values), "metrics": metrics()})
+    ((_, stage, error),) = found.failures
+    assert stage == "reply" and sentence in error
+    assert "\n" not in error
+
+
+@pytest.mark.parametrize(("values", "sentence"), METRICS.values(), ids=METRICS)
+def test_metrics_that_are_not_finite_are_a_failure(values, sentence):
+    found = only({"arrays": arrays(), "metrics": metrics(**values)})
+    assert [f.error for f in found.failures] == [sentence]
+
+
+def test_a_silent_device_is_a_failure_and_one_that_was_not_asked_is_nothing():
+    found = collect([good(2), good(9)], [2, 5], MODEL)
+    assert [r.metadata.src_node_id for r in found.valid] == [2]
+    assert found.failures == ((5, "missing", "no reply"),)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.full((2, 3), 3e38, np.float32),
+        np.float32([[3e38, 3e38, 3e38], [-3e38, -3e38, -3e38]]),
+        np.full((2, 3), 6e4, np.float16),
+        np.ones((2, 3), np.float64),
+        np.ones((2, 3), np.int32),
+    ],
+    ids=["sum overflows", "sums cancel", "half", "double", "integers"],
+)
+def test_finite_values_count_even_where_their_sum_overflows(values):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = only({"arrays": arrays(w=values), "metrics": metrics()})
+    assert len(found.valid) == 1 and found.failures == ()
+
+
+def test_text_beside_the_records_is_allowed():
+    note = ConfigRecord({"note": "all well"})
+    found = only({"arrays": arrays(), "metrics": metrics(), "notes": note})
+    assert len(found.valid) == 1
+
+
+def test_an_empty_cohort_is_an_ordinary_round():
+    assert collect([], [], MODEL) == ([], (), None)
+
+
+@given(st.permutations(range(7)))
+def test_replies_and_failures_come_in_device_order_however_they_arrive(order):
+    broken = {1, 4}
+    replies = [sent_back(d, Error(code=0)) if d in broken else good(d) for d in order]
+    found = collect(replies, order, MODEL)
+    assert [r.metadata.src_node_id for r in found.valid] == [0, 2, 3, 5, 6]
+    assert [f.device for f in found.failures] == [1, 4]
+
+
+def test_train_loss_is_weighted_by_real_examples():
+    replies = [good(0, seen=1.0, train_loss=1.0), good(1, seen=3.0, train_loss=5.0)]
+    assert collect(replies, [0, 1], MODEL).train_loss == pytest.approx(4.0)
+
+
+def test_devices_that_saw_no_real_example_leave_the_train_loss_alone():
+    null = good(0, seen=0.0, train_loss=0.0)
+    assert collect([null, good(1, train_loss=2.0)], [0, 1], MODEL).train_loss == 2.0
+    assert collect([null], [0], MODEL).train_loss is None
+
+
+def test_clients_that_do_not_say_what_they_saw_are_weighted_by_their_examples():
+    replies = []
+    for device, (count, loss) in enumerate([(1, 1.0), (3, 5.0)]):
+        said = MetricRecord({"num-examples": count, "train_loss": loss})
+        replies.append(sent_back(device, {"arrays": arrays(), "metrics": said}))
+    assert collect(replies, [0, 1], MODEL).train_loss == pytest.approx(4.0)
+
+
+ODD = {
+    "a further metric": ({"arrays": arrays(), "metrics": metrics(more=1.0)}, "more"),
+    "a missing metric": (
+        {"arrays": arrays(), "metrics": MetricRecord({"num-examples": 4})},
+        "seen, train_loss",
+    ),
+    "another array record": (
+        {"weights": arrays(), "metrics": metrics()},
+        "record arrays, record weights",
+    ),
+    "a list for a number": ({"arrays": arrays(), "metrics": metrics(seen=[4.0])}, "seen, seen[1]"),
+}
+
+
+@pytest.mark.parametrize(("content", "names"), ODD.values(), ids=ODD)
+def test_a_device_that_names_things_differently_does_not_stop_the_others(content, names):
+    """Flower refuses a round whose replies differ in their names."""
+    found = collect([sent_back(0, content), good(1), good(2)], [0, 1, 2], MODEL)
+    assert [r.metadata.src_node_id for r in found.valid] == [1, 2]
+    sentence = f"records or metrics differ from the other devices': {names}"
+    assert found.failures == ((0, "reply", sentence),)
+    new, _ = FedAvg().aggregate_train(1, found.valid)
+    assert new is not None
+
+
+def test_whatever_counts_aggregates_to_a_finite_model():
+    values = [v for v, _ in VALUES.values()] + [np.full((2, 3), 3e38, np.float32)]
+    replies = [
+        sent_back(d, {"arrays": arrays(w=value), "metrics": metrics()})
+        for d, value in enumerate([*values, np.ones((2, 3), np.float64)])
+    ]
+    found = collect(replies, range(len(replies)), MODEL)
+    assert len(found.valid) == 2
+    new, _ = FedAvg().aggregate_train(1, found.valid)
+    assert all(p.isfinite().all() for p in to_parameters(new, like=MODEL).values())

@@ -1,0 +1,59 @@
+"""Central training sees all data, learns, and leaves the same record as a simulation."""
+
+import numpy as np
+import pytest
+
+import experiments.central
+from experiments.central import all_training_examples, run_central
+from experiments.options import RunOptions, population_of
+from fedsim import ConfigError, compare, load_run
+
+OPTIONS = RunOptions(devices=4, seed=2)
+
+
+@pytest.fixture(scope="module")
+def central(tmp_path_factory):
+    patch = pytest.MonkeyPatch()
+    patch.setattr(experiments.central, "EPOCHS", 3)
+    yield run_central(OPTIONS, tmp_path_factory.mktemp("central") / "run")
+    patch.undo()
+
+
+def test_it_trains_on_every_training_example_of_every_device():
+    people = population_of(OPTIONS)
+    everything = all_training_examples(people)
+    assert len(everything) == people.counts.sum()
+    assert np.bincount(everything.device).tolist() == people.counts.sum(axis=1).tolist()
+
+
+def test_it_learns(central):
+    losses = [line["train_loss"] for line in central.rounds]
+    assert losses == sorted(losses, reverse=True)
+    assert central.summary["intent_accuracy"] > central.start["untrained"]["intent_accuracy"]
+
+
+def test_an_epoch_stands_where_a_round_does(central):
+    assert [line["round"] for line in central.rounds] == [1, 2, 3]
+    assert central.config["rounds"] == central.summary["rounds"] == 3
+    assert {line["cohort_size"] for line in central.rounds} == {0}
+    total = central.start["training_examples"]
+    assert {line["cohort_examples"] for line in central.rounds} == {total}
+
+
+def test_it_reads_back_and_prints_like_any_run(central):
+    again = load_run(central.path)
+    assert again.rounds == central.rounds
+    assert again.config == central.config
+    assert "central" in again.table().caption
+    assert [row["selection"] for row in compare([again]).rows] == ["central"]
+
+
+def test_it_is_deterministic(central, monkeypatch):
+    monkeypatch.setattr(experiments.central, "EPOCHS", 3)
+    assert run_central(OPTIONS, None).summary["model_sha256"] == central.summary["model_sha256"]
+
+
+def test_a_refused_corpus_leaves_nothing(tmp_path):
+    with pytest.raises(ConfigError):
+        run_central(RunOptions(corpus="nowhere.jsonl"), tmp_path / "deep" / "run")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,192 @@
+"""The command answers at once, runs, and refuses bad input in one sentence with exit code 2."""
+
+import errno
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import experiments.recipe
+from experiments.command_line import main
+from fedsim import __version__, load_run
+
+SMALL = ["--devices", "8", "--cohort", "3", "--rounds", "2", "--workers", "0"]
+
+
+def refused(capsys, *arguments: str) -> str:
+    """What the command says on standard error when it refuses; nothing goes to standard output."""
+    assert main(list(arguments)) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "Traceback" not in said.err
+    return said.err
+
+
+def sentence(capsys, *arguments: str) -> str:
+    """The same, where it must be a single line."""
+    said = refused(capsys, *arguments)
+    assert said.startswith("fedsim: ")
+    assert said.count("\n") == 1
+    return said
+
+
+def in_process(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+class TestHelp:
+    @pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])
+    def test_usage_names_the_commands(self, capsys, arguments):
+        assert main(arguments) == 0
+        said = capsys.readouterr().out
+        assert "run " in said
+        assert "experiment NAME" in said
+
+    @pytest.mark.parametrize("command", ["run", "experiment"])
+    def test_help_of_a_command_ends_well_and_lists_its_options(self, capsys, command):
+        assert main([command, "--help"]) == 0
+        assert "--cohort" in capsys.readouterr().out
+
+    def test_version(self, capsys):
+        assert main(["--version"]) == 0
+        assert capsys.readouterr().out == f"fedsim {__version__}\n"
+
+    def test_help_imports_nothing_heavy_and_answers_at_once(self):
+        script = (
+            "import sys\n"
+            "from experiments.command_line import main\n"
+            "main(['run', '--help'])\n"
+            "heavy = {'torch', 'flwr', 'datasets', 'numpy', 'matplotlib'} & set(sys.modules)\n"
+            "sys.exit(f'imported {heavy}' if heavy else 0)\n"
+        )
+        began = time.perf_counter()
+        done = in_process("-c", script)
+        assert done.returncode == 0, done.stderr
+        # A second on an idle machine takes half of one; the rest is room for busy ones.
+        assert time.perf_counter() - began < 5
+
+
+class TestRun:
+    def test_it_prints_the_figures_and_leaves_a_record(self, capsys, tmp_path):
+        out = tmp_path / "run"
+        assert main(["run", *SMALL, "--selection", "activity", "--out", str(out)]) == 0
+        said = capsys.readouterr().out
+        run = load_run(out)
+        assert run.table().markdown() in said
+        assert f"Record: {out}" in said
+        assert run.config["recipe"]["selection"] == "activity"
+        assert run.config["weighting"] == "equal"
+        assert run.config["recipe"]["weighting"] == "auto"
+
+    def test_the_same_options_give_the_same_model_in_a_process_of_its_own(self, tmp_path):
+        a, b = tmp_path / "a", tmp_path / "b"
+        assert main(["run", *SMALL, "--out", str(a)]) == 0
+        done = in_process("-m", "experiments", "run", *SMALL, "--out", str(b))
+        assert done.returncode == 0, done.stderr
+        shas = [json.loads((x / "summary.json").read_text())["model_sha256"] for x in (a, b)]
+        assert shas[0] == shas[1]
+
+    def test_without_a_folder_nothing_is_written(self, capsys, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        assert main(["run", *SMALL]) == 0
+        assert list(tmp_path.iterdir()) == []
+        assert "Record" not in capsys.readouterr().out
+
+    def test_a_shortage_is_noted_under_the_table(self, capsys):
+        continual = ["--setting", "continual", "--periods", "3", "--rounds", "3", "--workers", "0"]
+        assert main(["run", "--devices", "8", "--cohort", "8", *continual]) == 0
+        assert "Note: in period 3 only " in capsys.readouterr().out
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("arguments", "expected"),
+        [
+            (["rnu"], "unknown command 'rnu'; did you mean run?"),
+            (["zzz"], "unknown command 'zzz'; choose one of run, experiment"),
+            (["run", "--cohrt", "3"], "unknown option --cohrt; did you mean --cohort?"),
+            (["run", "--sellection=top"], "unknown option --sellection; did you mean --selection?"),
+            (["run", "--qqqq"], "unknown option --qqqq; see --help"),
+            (["experiment", "selection", "--sedes", "2"], "did you mean --seeds?"),
+            (["run", "--rounds", "0"], "rounds is 0; choose 1 or more"),
+            (["run", "--cohort", "0"], "cohort is 0; choose 1 or more"),
+            (["run", "--seed", "-1"], "seed is -1; choose 0 or more"),
+            (["run", "--learning-rate", "-0.1"], "learning_rate is -0.1; choose more than 0"),
+            (["run", "--batch-size", "0"], "batch_size is 0; choose 1 or more"),
+            (["run", "--proximal-mu", "-1", "--strategy", "fedprox"], "proximal_mu is -1"),
+            (["run", "--selection", "activity", "--cap", "-0.5"], "cap is -0.5; choose a rate"),
+            (["run", "--selection", "activity", "--power", "-1"], "power is -1.0; choose 0"),
+            (["run", "--power", "2"], "which --selection uniform does not use"),
+            (["run", "--cap", "0.5"], "which --selection uniform does not use"),
+            (["run", "--temperature", "2"], "choose --selection softmax"),
+            (["run", "--selection", "softmax", "--temperature", "0"], "temperature is 0"),
+            (
+                ["run", "--strategy", "fedmedian", "--weighting", "equal"],
+                "FedMedian ignores weights",
+            ),
+            (["run", "--setting", "continual", "--rounds", "3"], "choose 5 rounds or more"),
+            (["run", "--setting", "continual", "--keep", "half"], "half"),
+            (["run", "--devices", "8", "--cohort", "9"], "population has 8 devices; choose 8"),
+            (["run", "--devices", "0"], "0"),
+            (["run", "--corpus", "nowhere.jsonl"], "nowhere.jsonl"),
+            (["run", *SMALL, "--evaluate-every", "0"], "evaluate_every is 0; choose 1 or more"),
+            (["run", *SMALL, "--workers", "-1"], "workers is -1; choose 0 (inline) or more"),
+            (["run", "--columns", "user"], "expected name=column pairs"),
+        ],
+    )
+    def test_bad_values_get_one_sentence(self, capsys, arguments, expected):
+        assert expected in sentence(capsys, *arguments)
+
+    @pytest.mark.parametrize(
+        ("arguments", "expected"),
+        [
+            (["run", "--rounds", "many"], "--rounds"),
+            (["run", "--selection", "activty"], "activity"),
+            (["run", "--corpus"], "--corpus"),
+            (["run", "stray"], "stray"),
+            (["experiment", "selektion"], "selection"),
+            (["experiment"], "selection"),
+        ],
+    )
+    def test_what_cannot_be_parsed_is_named(self, capsys, arguments, expected):
+        assert expected in refused(capsys, *arguments)
+
+    def test_an_unknown_corpus_is_named(self, capsys):
+        assert "masive" in sentence(capsys, "run", "--corpus", "masive")
+
+    def test_a_folder_that_holds_a_run_is_refused_before_the_corpus_is_read(
+        self, capsys, tmp_path, monkeypatch
+    ):
+        (tmp_path / "config.json").write_text("{}")
+        monkeypatch.setattr(experiments.recipe, "population_of", lambda options: 1 / 0)
+        said = sentence(capsys, "run", *SMALL, "--out", str(tmp_path))
+        assert f"output folder {tmp_path} holds a run already; choose another one" in said
+
+    def test_a_refused_run_leaves_nothing(self, capsys, tmp_path):
+        out = tmp_path / "deep" / "run"
+        sentence(capsys, "run", "--devices", "8", "--cohort", "9", "--out", str(out))
+        assert list(tmp_path.iterdir()) == []
+
+    def test_an_unexpected_error_of_the_system_is_one_sentence(self, capsys, monkeypatch):
+        def denied(options):
+            raise PermissionError(errno.EACCES, "Permission denied", "/data/secret")
+
+        monkeypatch.setattr(experiments.recipe, "population_of", denied)
+        assert sentence(capsys, "run", *SMALL) == "fedsim: /data/secret: Permission denied\n"
+
+    def test_an_interrupt_ends_with_130(self, capsys, monkeypatch):
+        def interrupted(options):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(experiments.recipe, "population_of", interrupted)
+        assert main(["run", *SMALL]) == 130
+        assert capsys.readouterr().err == "fedsim: interrupted\n"

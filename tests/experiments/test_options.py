@@ -1,0 +1,151 @@
+"""Option names become the objects they name, with the values that were given."""
+
+import dataclasses
+
+import pytest
+from flwr.serverapp import strategy as flower
+
+from experiments.options import (
+    RunOptions,
+    client_of,
+    model_of,
+    policy_of,
+    population_of,
+    schedule_of,
+    strategy_of,
+)
+from fedsim import ConfigError, Continual, Static
+from fedsim.models import BiLSTMTagger, TransformerTagger
+from strategies import (
+    ActivitySelection,
+    LogActivitySelection,
+    SoftmaxSelection,
+    TopActivitySelection,
+    UniformSelection,
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "policy"),
+    [
+        ({}, UniformSelection(cohort=7)),
+        ({"selection": "log", "cap": 0.5}, LogActivitySelection(cohort=7, cap=0.5)),
+        ({"selection": "sqrt", "cap": 0.5}, ActivitySelection(cohort=7, power=0.5, cap=0.5)),
+        ({"selection": "activity", "power": 2}, ActivitySelection(cohort=7, power=2)),
+        (
+            {"selection": "softmax", "temperature": 3, "cap": 0.5},
+            SoftmaxSelection(cohort=7, temperature=3, cap=0.5),
+        ),
+        ({"selection": "top"}, TopActivitySelection(cohort=7)),
+    ],
+)
+def test_selection(options, policy):
+    assert policy_of(RunOptions(cohort=7, **options)) == policy
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("fedavg", flower.FedAvg),
+        ("fedavgm", flower.FedAvgM),
+        ("fedadam", flower.FedAdam),
+        ("fedprox", flower.FedProx),
+        ("fedmedian", flower.FedMedian),
+    ],
+)
+def test_strategy(name, kind):
+    selective = strategy_of(RunOptions(strategy=name, draw="fixed"))
+    assert type(selective.strategy) is kind
+    assert selective.draw == "fixed"
+    assert selective.weighting == ("none" if name == "fedmedian" else "examples")
+
+
+def test_the_proximal_weight_goes_to_the_server_under_fedprox_and_to_the_client_otherwise():
+    fedprox = RunOptions(strategy="fedprox", proximal_mu=0.3)
+    assert (strategy_of(fedprox).strategy.proximal_mu, client_of(fedprox).proximal_mu) == (0.3, 0)
+    assert strategy_of(RunOptions(strategy="fedprox")).strategy.proximal_mu == 0.01
+    assert client_of(RunOptions(proximal_mu=0.3)).proximal_mu == 0.3
+    assert client_of(RunOptions()).proximal_mu == 0
+
+
+def test_client():
+    given = {
+        "batch_size": 3,
+        "local_epochs": 2,
+        "local_steps": 5,
+        "optimizer": "adamw",
+        "learning_rate": 0.7,
+    }
+    client = client_of(RunOptions(**given))
+    assert {name: getattr(client, name) for name in given} == given
+
+
+def test_schedule():
+    assert schedule_of(RunOptions(rounds=9)) == Static(rounds=9)
+    continual = RunOptions(setting="continual", rounds=9, periods=3, keep="window:2", by="clock")
+    assert schedule_of(continual) == Continual(rounds=9, periods=3, keep="window:2", by="clock")
+
+
+def test_model_follows_name_and_seed():
+    people = population_of(RunOptions(devices=4))
+    assert people.devices == 4
+    assert isinstance(model_of(RunOptions(model="transformer"), people), TransformerTagger)
+    one, same, other = (model_of(RunOptions(seed=s), people).intent_weight for s in (1, 1, 2))
+    assert isinstance(model_of(RunOptions(), people), BiLSTMTagger)
+    assert one.equal(same)
+    assert not one.equal(other)
+
+
+def test_defaults_are_those_of_the_design():
+    defaults = dataclasses.asdict(RunOptions())
+    expected = {
+        "corpus": "home",
+        "model": "bilstm",
+        "setting": "static",
+        "rounds": 100,
+        "periods": 5,
+        "by": "device",
+        "keep": "current",
+        "cohort": 32,
+        "selection": "uniform",
+        "power": 1,
+        "cap": 1,
+        "draw": "poisson",
+        "weighting": "auto",
+        "strategy": "fedavg",
+        "batch_size": 16,
+        "optimizer": "sgd",
+        "seed": 0,
+    }
+    assert {name: defaults[name] for name in expected} == expected
+
+
+def test_columns_are_read_as_pairs(tmp_path):
+    path = tmp_path / "talk.csv"
+    path.write_text("who,said,meant\n" + "ann,turn it on,on\nbob,turn it off,off\n" * 10)
+    people = population_of(RunOptions(corpus=str(path), columns="user=who, text=said,intent=meant"))
+    assert people.devices == 2
+    assert set(people.inventory.intents) >= {"on", "off"}
+
+
+@pytest.mark.parametrize("columns", ["user", "user=", "=who", "user=who,,text=said", ""])
+def test_columns_that_are_no_pairs_are_refused(columns):
+    with pytest.raises(ConfigError, match="expected name=column pairs joined by commas"):
+        population_of(RunOptions(corpus="talk.csv", columns=columns))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"rounds": 0}, "rounds is 0; choose 1 or more"),
+        ({"cohort": 0}, "cohort is 0; choose 1 or more"),
+        ({"seed": -1}, "seed is -1; choose 0 or more"),
+        ({"proximal_mu": -1.0}, "proximal_mu is -1.0; choose 0"),
+        ({"power": 2.0}, "power is 2, which --selection uniform does not use"),
+        ({"temperature": 2.0, "selection": "log"}, "--selection log does not use; choose"),
+        ({"cap": 0.5, "selection": "top"}, "choose log, sqrt, activity or softmax"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused(options, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        RunOptions(**options)

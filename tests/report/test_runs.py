@@ -1,0 +1,66 @@
+"""Tables of runs as they are."""
+
+import pytest
+
+from fedsim import compare
+from fedsim.record import Run
+
+
+def run_of(lines, **summary) -> Run:
+    return Run(
+        path=None,
+        config={
+            "setting": "static",
+            "selection_label": "activity",
+            "weighting": "equal",
+            "seed": 3,
+        },
+        start={"population": "home", "test_examples": 1234},
+        rounds=[{"period": 1, "cohort_size": 4, "cohort_examples": 50, **line} for line in lines],
+        summary={"seed": 3, "rounds": len(lines), "examples_processed": 1500, **summary},
+        cohorts={},
+        devices={},
+    )
+
+
+def line(round, accuracy=None, loss=0.5):
+    return {
+        "round": round,
+        "train_loss": loss,
+        "intent_accuracy": accuracy,
+        "slot_f1": accuracy,
+        "exact_match": accuracy,
+    }
+
+
+def test_a_runs_table_has_its_measured_rounds():
+    table = run_of([line(1), line(2, 0.25), line(3), line(4, 0.5, None)]).table()
+    assert [row["round"] for row in table.rows] == [2, 4]
+    text = table.markdown()
+    assert "25.0" in text
+    assert "50.0" in text
+    assert "0.500" in text
+
+
+def test_its_caption_says_what_was_run_and_on_how_much_it_was_measured():
+    caption = run_of([line(1, 0.1)]).table().caption
+    for part in ("home", "static", "activity selection", "weighting equal", "seed 3", "1,234"):
+        assert part in caption
+
+
+def test_a_round_without_a_loss_has_an_empty_cell():
+    (row,) = run_of([line(1, 0.1, None)]).table().rows
+    assert row["train_loss"] == ""
+
+
+def test_comparing_gives_a_row_a_run_with_last_figures():
+    runs = [
+        run_of([line(1, 0.1)], intent_accuracy=0.75, slot_f1=0.5, exact_match=0.25),
+        run_of([line(1), line(2)]),
+    ]
+    table = compare(runs)
+    assert [row["rounds"] for row in table.rows] == [1, 2]
+    assert table.rows[0]["intent_accuracy"].mean == pytest.approx(0.75)
+    assert table.rows[1]["intent_accuracy"] is None
+    assert "75.0" in table.markdown()
+    assert "1,500" in table.markdown()

@@ -1,0 +1,260 @@
+"""The round loop: the same run is the same model, and nothing a device does can break a round."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp.strategy import FedAdam, FedAvg
+
+from clients import NLUClient
+from fedsim import ConfigError, Continual, Population, Simulation, Static
+from fedsim.models import BiLSTMTagger
+from fedsim.record import model_sha256
+from strategies import ActivitySelection, Selective, UniformSelection
+
+PEOPLE = Population.load("home", devices=12)
+MODEL = BiLSTMTagger.sized_for(PEOPLE, embedding=4, hidden=8)
+EVERYONE = UniformSelection(cohort=12)
+
+
+def simulation(**changes) -> Simulation:
+    """A small simulation, with the given fields changed."""
+    fields = {
+        "population": PEOPLE,
+        "model": MODEL,
+        "client": NLUClient(),
+        "strategy": Selective(FedAvg(), ActivitySelection(cohort=4)),
+        "schedule": Static(rounds=2),
+        "workers": 0,
+    }
+    return Simulation(**{**fields, **changes})
+
+
+def sha(**changes) -> str:
+    return simulation(**changes).run().summary["model_sha256"]
+
+
+def misbehaving(devices, how) -> ClientApp:
+    """A user's app whose devices add 1, but for some, which do what `how(message)` says."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        if context.node_id in devices:
+            return how(message)
+        return replied(message, 1.0)
+
+    return app
+
+
+def replied(message: Message, change: float, **metrics) -> Message:
+    arrays = {
+        name: Array(array.numpy() + np.float32(change))
+        for name, array in message.content["arrays"].items()
+    }
+    figures = {"num-examples": 1, "train_loss": 1.0, **metrics}
+    content = RecordDict({"arrays": ArrayRecord(arrays), "metrics": MetricRecord(figures)})
+    return Message(content, reply_to=message)
+
+
+def crash(message: Message) -> Message:
+    raise RuntimeError("battery empty\nsecond line")
+
+
+def send_nan(message: Message) -> Message:
+    return replied(message, float("nan"))
+
+
+class TestDeterminism:
+    @pytest.mark.parametrize("workers", [1, 2, 4])
+    def test_the_number_of_workers_changes_nothing(self, workers):
+        assert sha(workers=workers) == sha(workers=0)
+
+    def test_running_twice_gives_the_same_model(self):
+        one = simulation(strategy=Selective(FedAdam(), ActivitySelection(cohort=4)))
+        first, second = one.run(), one.run()
+        assert first.summary["model_sha256"] == second.summary["model_sha256"]
+        assert first.cohorts["drawn"].tolist() == second.cohorts["drawn"].tolist()
+
+    def test_a_fresh_process_gives_the_same_model(self):
+        here = Path(__file__).parent
+        script = (
+            f"import sys; sys.path.append({str(here)!r})\n"
+            "import test_simulation as t\n"
+            "print(t.sha())\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            cwd=here.parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip() == sha()
+
+    def test_another_seed_gives_another_model(self):
+        assert sha(seed=1) != sha(seed=0)
+
+    def test_measuring_more_often_and_more_probes_do_not_change_the_run(self):
+        def curious(finished):
+            np.random.default_rng().random(7)
+            return {"curious/loss": float(finished.test.losses.sum())}
+
+        assert sha(probes=[curious], evaluate_every=1) == sha(evaluate_every=2)
+
+    def test_the_starting_model_is_left_as_it_was(self):
+        before = model_sha256(dict(MODEL.named_parameters()))
+        simulation().run()
+        assert model_sha256(dict(MODEL.named_parameters())) == before
+
+
+class TestRounds:
+    def test_a_round_without_devices_keeps_the_model_and_has_no_loss(self):
+        strategy = Selective(FedAvg(), UniformSelection(cohort=1e-9))
+        finished = simulation(strategy=strategy).run()
+        sizes = [line["cohort_size"] for line in finished.rounds]
+        assert sizes == [0, 0]
+        assert all(line["train_loss"] is None for line in finished.rounds)
+        assert finished.summary["model_sha256"] == finished.start["model_sha256"]
+        assert finished.rounds[-1]["intent_accuracy"] is not None
+
+    def test_a_population_of_one_trains(self):
+        one = Population.load("home", devices=1)
+        finished = simulation(
+            population=one,
+            model=BiLSTMTagger.sized_for(one, embedding=4, hidden=4),
+            strategy=Selective(FedAvg(), UniformSelection(cohort=1)),
+        ).run()
+        assert [line["cohort_size"] for line in finished.rounds] == [1, 1]
+        assert finished.rounds[-1]["train_loss"] < finished.rounds[0]["train_loss"]
+
+    def test_a_device_without_examples_in_a_period_stays_at_home_then(self):
+        cut = PEOPLE.cut(3)
+        device = int(np.argmax((cut.counts > 0).all(axis=1)))
+        owner = np.repeat(np.arange(12), PEOPLE.counts.sum(axis=1))
+        own = np.concatenate([cut.train(d).period for d in range(12)])
+        people = PEOPLE.without((owner == device) & (own == 1))
+        counts = people.cut(3).counts
+        finished = simulation(
+            population=people,
+            strategy=Selective(FedAvg(), EVERYONE),
+            schedule=Continual(periods=3, rounds=3),
+        ).run()
+        sizes = [line["cohort_size"] for line in finished.rounds]
+        assert counts[device, 1] == 0
+        assert sizes == (counts > 0).sum(axis=0).tolist()
+
+    def test_shortages_stand_in_the_record(self):
+        owner = np.repeat(np.arange(12), PEOPLE.counts.sum(axis=1))
+        people = PEOPLE.without(owner >= 3)
+        finished = simulation(population=people).run()
+        assert (
+            "in period 1 only 3 devices hold data, fewer than the cohort of 4; all of them come"
+            in finished.start["assumptions"]
+        )
+        assert [line["cohort_size"] for line in finished.rounds] == [3, 3]
+
+    def test_periods_are_counted_from_one_and_only_their_examples_are_processed(self):
+        finished = simulation(
+            strategy=Selective(FedAvg(), EVERYONE), schedule=Continual(periods=2, rounds=3)
+        ).run()
+        held = PEOPLE.cut(2).counts.sum(axis=0).tolist()
+        assert [line["period"] for line in finished.rounds] == [1, 1, 2]
+        assert [line["cohort_examples"] for line in finished.rounds] == [held[0], held[0], held[1]]
+
+    def test_rounds_train(self):
+        finished = simulation(schedule=Static(rounds=6), evaluate_every=6).run()
+        losses = [line["train_loss"] for line in finished.rounds]
+        assert losses[-1] < 0.8 * losses[0]
+
+
+class TestFailures:
+    @pytest.mark.parametrize(
+        ("how", "stage", "sentence"),
+        [
+            (crash, "train", "battery empty"),
+            (send_nan, "reply", "not finite"),
+            (lambda message: replied(message, 1.0, train_loss=float("inf")), "reply", "train_loss"),
+            (lambda message: Message(RecordDict(), reply_to=message), "reply", "array records"),
+            (lambda message: None, "train", "no reply"),
+            (lambda m: Message(RecordDict(), 3, "train"), "train", "no reply to its message"),
+        ],
+        ids=["crash", "nan", "infinite loss", "empty", "nothing", "astray"],
+    )
+    def test_a_failing_device_is_named_and_the_round_goes_on_without_it(
+        self, tmp_path, how, stage, sentence
+    ):
+        strategy = Selective(FedAvg(), EVERYONE)
+        finished = simulation(strategy=strategy, client=misbehaving({5}, how)).run(tmp_path / "r")
+        lines = (tmp_path / "r" / "failures.jsonl").read_text().splitlines()
+        named = [json.loads(line) for line in lines]
+        assert [(f["round"], f["device"], f["stage"]) for f in named] == [
+            (1, 5, stage),
+            (2, 5, stage),
+        ]
+        assert all(sentence in f["error"] and "\n" not in f["error"] for f in named)
+        assert [line["failures"] for line in finished.rounds] == [1, 1]
+        assert 5 not in finished.cohorts["arrived"]
+        assert finished.cohorts["failed"].tolist() == [5, 5]
+        for name, start in MODEL.named_parameters():
+            np.testing.assert_allclose(finished.model[name], start.detach() + 2, rtol=1e-5)
+
+    def test_a_device_that_sends_nan_is_as_good_as_absent(self):
+        honest = NLUClient().bind(PEOPLE, MODEL, seed=0)
+        usual = NLUClient().app(honest)
+
+        def but_for_five(message, context):
+            return send_nan(message) if context.node_id == 5 else usual(message, context)
+
+        app = ClientApp()
+        app.train()(but_for_five)
+        strategy = Selective(FedAvg(), EVERYONE)
+        poisoned = simulation(strategy=strategy, client=app).run()
+        owner = np.repeat(np.arange(12), PEOPLE.counts.sum(axis=1))
+        absent = simulation(strategy=strategy, population=PEOPLE.without(owner == 5)).run()
+        assert poisoned.summary["model_sha256"] == absent.summary["model_sha256"]
+        assert poisoned.rounds[-1]["train_loss"] == absent.rounds[-1]["train_loss"]
+
+    def test_when_every_device_fails_the_model_stays_as_it_is(self):
+        finished = simulation(client=misbehaving(range(12), crash)).run()
+        assert [line["failures"] for line in finished.rounds] == [
+            line["cohort_size"] for line in finished.rounds
+        ]
+        assert finished.summary["model_sha256"] == finished.start["model_sha256"]
+        assert finished.summary.get("train_loss") is None
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("changes", "sentence"),
+        [
+            (
+                {"strategy": Selective(FedAvg(), UniformSelection(cohort=13))},
+                "cohort is 13, but the population has 12 devices; choose 12 or fewer",
+            ),
+            ({"evaluate_every": 0}, "evaluate_every is 0; choose 1 or more"),
+            ({"workers": -1}, r"workers is -1; choose 0 \(inline\) or more"),
+        ],
+    )
+    def test_what_does_not_fit_is_refused_and_leaves_nothing(self, tmp_path, changes, sentence):
+        with pytest.raises(ConfigError, match=sentence):
+            simulation(**changes).run(tmp_path / "deep" / "down")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_strategy_that_cannot_be_copied_is_refused(self):
+        class Locked(FedAvg):
+            def __deepcopy__(self, memo):
+                raise TypeError("cannot pickle '_thread.lock' object")
+
+        with pytest.raises(ConfigError, match="Locked cannot be copied for the run"):
+            simulation(strategy=Locked()).run()
+
+    def test_a_figure_without_a_place_in_the_record_is_refused(self, tmp_path):
+        with pytest.raises(ConfigError, match="name it 'probe/curious'"):
+            simulation(probes=[lambda finished: {"curious": 1.0}]).run(tmp_path / "r")
+        assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,258 @@
+"""Claims about a device's whole local training, against training the whole table by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from fedsim.models import BiLSTMTagger, TransformerTagger
+from fedsim.population import Population
+from fedsim.population.arrays import ArraySource
+from fedsim.population.examples import Utterance
+from fedsim.population.labels import Inventory
+from fedsim.population.periods import Keep
+from fedsim.population.vocabulary import HashedVocabulary
+from fedsim.rng import stream
+from fedsim.training import SGD, AdamW, LocalTrainer, procedures
+from fedsim.training.batches import shuffled, steps_of, tensors
+
+LABELS = Inventory(("on", "off", "ask"), ("room", "time"))
+WORDS = HashedVocabulary(buckets=300, pieces=2)
+HELD = (7, 1, 12)
+"""Training utterances of each device; device 1 has nothing after the first period."""
+
+
+def people(periods=1, keep="current"):
+    draw = np.random.default_rng(0)
+
+    def utterance(user, split, order):
+        n = int(draw.integers(1, 6))
+        return Utterance(
+            tokens=tuple(f"word{k}" for k in draw.integers(0, 60, n)),
+            slots=tuple(draw.choice(LABELS.slot_labels, n)),
+            intent=str(draw.choice(LABELS.intents)),
+            user=user,
+            split=split,
+            order=order,
+        )
+
+    rows = [utterance(f"u{d}", "train", i) for d, n in enumerate(HELD) for i in range(n)]
+    rows += [utterance("u0", "test", 50 + i) for i in range(5)]
+    source = ArraySource.build(rows, LABELS, WORDS)
+    whole = Population(name="few", source=source, inventory=LABELS, vocabulary=WORDS)
+    return whole.cut(periods, keep=Keep.parse(keep))
+
+
+PEOPLE = people()
+BILSTM = BiLSTMTagger.sized_for(PEOPLE, embedding=6, hidden=5)
+TRANSFORMER = TransformerTagger.sized_for(PEOPLE, embedding=8, layers=1, heads=2)
+
+
+def parameters_of(model):
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def trainer(population=PEOPLE, model=BILSTM, procedure=None, **options):
+    made = procedure or procedures("sgd", model, 0.5)
+    options = {"batch_size": 4, "local_epochs": 1, "local_steps": None, "seed": 7} | options
+    return LocalTrainer(population=population, model=model, procedure=made, **options)
+
+
+def whole_table(population, model, procedure, *, device, round, epochs=1, batch_size=4):
+    """The same training, on every row of the embedding table."""
+    held = population.held(device, 0, 7)
+    state = procedure.start(parameters_of(model))
+    steps = steps_of(len(held), batch_size, epochs, None)
+    for indices in shuffled(len(held), batch_size, steps, stream(7, "batches", round, device)):
+        state = procedure.step(state, tensors(held, indices))
+    return procedure.finish(state)
+
+
+def assert_same(one, other, tolerance=0.0):
+    assert set(one) == set(other)
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=tolerance, atol=tolerance)
+
+
+def same(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("model", [BILSTM, TRANSFORMER], ids=["bilstm", "transformer"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda losses: SGD(losses=losses, learning_rate=0.5),
+        lambda losses: SGD(losses=losses, learning_rate=0.5, proximal_mu=0.3),
+        lambda losses: AdamW(losses=losses, learning_rate=0.01),
+        lambda losses: AdamW(losses=losses, learning_rate=0.01, proximal_mu=0.3),
+        lambda losses: AdamW(losses=losses, learning_rate=0.01, weight_decay=0.1),
+    ],
+    ids=["sgd", "proximal", "adamw", "adamw-proximal", "adamw-decay"],
+)
+def test_training_only_the_rows_of_own_words_changes_nothing(model, make):
+    procedure = make(model.losses)
+    wanted = whole_table(PEOPLE, model, procedure, device=2, round=3, epochs=2)
+    own = trainer(model=model, procedure=lambda mu: procedure, local_epochs=2)
+    got = own.train(parameters_of(model), device=2, period=0, round=3).parameters
+    assert_same(got, wanted, 1e-7)
+    assert not same(got, parameters_of(model))
+
+
+def test_rows_of_words_a_device_never_said_come_back_to_the_bit():
+    sent = parameters_of(BILSTM)
+    got = trainer(procedure=procedures("adamw", BILSTM, 0.01)).train(
+        sent, device=0, period=0, round=1
+    )
+    said = np.unique(PEOPLE.held(0, 0).token_ids)
+    others = np.setdiff1d(np.arange(WORDS.rows), said)
+    assert torch.equal(got.parameters["embedding"][others], sent["embedding"][others])
+    assert not torch.equal(got.parameters["embedding"][said], sent["embedding"][said])
+
+
+def test_what_was_received_is_never_modified():
+    sent = parameters_of(BILSTM)
+    trainer().train(sent, device=2, period=0, round=1)
+    assert same(sent, parameters_of(BILSTM))
+
+
+def test_training_is_a_function_of_seed_round_and_device_alone():
+    sent = parameters_of(BILSTM)
+    one = trainer().train(sent, device=2, period=0, round=3).parameters
+    trainer().train(sent, device=0, period=0, round=9)
+    assert same(one, trainer().train(sent, device=2, period=0, round=3).parameters)
+    assert not same(one, trainer().train(sent, device=2, period=0, round=4).parameters)
+    assert not same(one, trainer(seed=8).train(sent, device=2, period=0, round=3).parameters)
+
+
+class Counting:
+    """A procedure that trains nothing and remembers its batches."""
+
+    def __init__(self):
+        self.batches = []
+
+    def start(self, parameters):
+        return {"parameters": parameters, "loss": torch.zeros(()), "seen": torch.zeros(())}
+
+    def step(self, state, batch):
+        self.batches.append(batch)
+        return state
+
+    def finish(self, state):
+        return state["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sizes"),
+    [
+        ({"local_epochs": 1}, [4, 4, 4]),
+        ({"local_epochs": 2, "batch_size": 5}, [5, 5, 2, 5, 5, 2]),
+        ({"local_steps": 2}, [4, 4]),
+        ({"local_steps": 5, "local_epochs": 9}, [4, 4, 4, 4, 4]),
+        ({"batch_size": 100, "local_epochs": 3}, [12, 12, 12]),
+    ],
+)
+def test_epochs_and_steps_give_these_batches(options, sizes):
+    counting = Counting()
+    own = trainer(procedure=lambda mu: counting, **options)
+    result = own.train(parameters_of(BILSTM), device=2, period=0, round=1)
+    assert [len(batch["intents"]) for batch in counting.batches] == sizes
+    assert [float(batch["size"]) for batch in counting.batches] == sizes
+    assert result.examples == 12
+
+
+def test_every_epoch_meets_every_example_once_in_another_order():
+    order = [i for batch in shuffled(12, 5, 6, stream(7, "batches", 1, 2)) for i in batch.tolist()]
+    assert sorted(order[:12]) == sorted(order[12:]) == list(range(12))
+    assert order[:12] != order[12:]
+
+
+def test_a_batch_is_sorted_by_length_and_weighs_null_records_zero():
+    held = PEOPLE.held(2, 0)
+    null = np.arange(12) % 3 == 0
+    batch = tensors(held.with_(null=null), np.arange(12))
+    lengths = batch["lengths"]
+    assert torch.equal(lengths, lengths.sort(descending=True).values)
+    assert float(batch["weight"].sum()) == 8 and float(batch["size"]) == 12
+    assert torch.equal((batch["slots"] >= 0).sum(1), lengths)
+
+
+def test_a_device_with_nothing_returns_what_it_received():
+    cut = people(periods=2)
+    sent = parameters_of(BILSTM)
+    assert cut.activity(1)[1] == 0
+    for options in ({}, {"local_steps": 5}):
+        result = trainer(cut, **options).train(sent, device=1, period=1, round=1)
+        assert same(result.parameters, sent)
+        assert result[1:] == (0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("mu", [0.0, 0.5])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_null_device_returns_what_it_received_to_the_bit(optimizer, mu):
+    starts = PEOPLE.starts
+    mask = np.zeros(starts[-1], bool)
+    mask[starts[2] : starts[3]] = True
+    own = trainer(PEOPLE.nulled(mask), procedure=procedures(optimizer, BILSTM, 0.5))
+    sent = parameters_of(BILSTM)
+    result = own.train(sent, device=2, period=0, round=1, proximal_mu=mu)
+    assert same(result.parameters, sent)
+    assert result[1:] == (12, 0.0, 0.0)
+
+
+def test_loss_is_the_mean_over_real_examples_and_seen_counts_repeats():
+    mask = np.zeros(PEOPLE.starts[-1], bool)
+    mask[PEOPLE.starts[2]] = True
+    nulled = PEOPLE.nulled(mask)
+    own = trainer(nulled, procedure=procedures("sgd", BILSTM, 0.0), local_epochs=3)
+    result = own.train(parameters_of(BILSTM), device=2, period=0, round=1)
+    with torch.no_grad():
+        real = BILSTM(tensors(PEOPLE.held(2, 0), np.arange(1, 12))).mean()
+    assert (result.examples, result.seen) == (12, 33.0)
+    assert result.loss == pytest.approx(float(real), rel=1e-5)
+
+
+def test_a_reservoir_trains_on_exactly_what_the_device_holds():
+    cut = people(periods=3, keep="reservoir:2")
+    held = cut.held(2, 2, 7)
+    own = trainer(cut, batch_size=100)
+    got = own.train(parameters_of(BILSTM), device=2, period=2, round=5)
+    assert got.examples == len(held) == own.activity(2, 2) == 6
+    state = SGD(losses=BILSTM.losses, learning_rate=0.5).start(parameters_of(BILSTM))
+    draw = stream(7, "batches", 5, 2)
+    SGD(losses=BILSTM.losses, learning_rate=0.5).step(state, tensors(held, draw.permutation(6)))
+    assert_same(got.parameters, {n: p.detach() for n, p in state["parameters"].items()}, 1e-7)
+
+
+def test_the_servers_proximal_weight_stands_before_the_clients_own():
+    asked = []
+
+    def procedure(mu):
+        asked.append(mu)
+        return SGD(losses=BILSTM.losses, learning_rate=0.5, proximal_mu=mu)
+
+    own = trainer(procedure=procedure, proximal_mu=0.2)
+    for sent in (None, 0.0, 0.9):
+        own.train(parameters_of(BILSTM), device=1, period=0, round=1, proximal_mu=sent)
+    assert asked == [0.2, 0.0, 0.9]
+
+
+def test_a_proximal_term_keeps_devices_nearer():
+    sent = parameters_of(BILSTM)
+
+    def distance(mu):
+        got = trainer(local_epochs=5).train(sent, device=2, period=0, round=1, proximal_mu=mu)
+        return sum(float((got.parameters[n] - sent[n]).square().sum()) for n in sent)
+
+    assert distance(1.0) < distance(0.1) < distance(0.0)
+
+
+def test_evaluation_is_on_a_devices_own_test_utterances():
+    score = trainer().evaluate(parameters_of(BILSTM), device=0)
+    with torch.no_grad():
+        batches = [tensors(PEOPLE.test, np.array([i])) for i in range(5)]
+        said = [BILSTM.predict(parameters_of(BILSTM), batch) for batch in batches]
+    right = [bool(s.intents[0] == b["intents"][0]) for s, b in zip(said, batches, strict=True)]
+    assert score.examples == 5
+    assert score.intent_accuracy == pytest.approx(np.mean(right))
+    assert score.loss == pytest.approx(np.mean([float(s.losses[0]) for s in said]), rel=1e-5)
+    assert trainer().evaluate(parameters_of(BILSTM), device=1) is None
