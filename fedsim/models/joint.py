@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 EMBEDDING_GAIN, FEATURE_GAIN = 8.0, 3.0
 """Constants that word vectors and the heads' inputs are multiplied by (initial word vectors keep
-unit variance). Under plain SGD they act like larger rates for embeddings (64x) and heads (9x), which
-one common rate would starve; chosen on the dev set of `massive`."""
+unit variance). Under plain SGD they act like larger rates, 64 and 9 times, for embeddings and heads,
+which one common rate would starve. Chosen on the dev set of `massive`."""
 
 Parameters = dict[str, Tensor]
 Batch = Mapping[str, Tensor]
