@@ -5,6 +5,7 @@ result behind Flower's three message types. Engines in this process that need no
 the trainer directly.
 """
 
+import math
 from dataclasses import dataclass
 
 from flwr.app import Context, Error, Message, MetricRecord, RecordDict
@@ -57,7 +58,10 @@ class NLUClient:
             f"optimizer is {self.optimizer!r}; choose one of {', '.join(OPTIMIZERS)}",
         )
         rate = self.learning_rate
-        require(rate is None or rate > 0, f"learning_rate is {rate}; choose more than 0")
+        require(
+            rate is None or (rate > 0 and math.isfinite(rate)),
+            f"learning_rate is {rate}; choose a finite rate above 0",
+        )
         require(
             self.proximal_mu >= 0, f"proximal_mu is {self.proximal_mu}; choose 0 (none) or more"
         )

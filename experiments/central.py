@@ -67,7 +67,7 @@ def _run_central(options: RunOptions, writer: Writer) -> Run:
     model = model_of(options, people)
     parameters = {name: p.detach().clone() for name, p in model.named_parameters()}
     scorer, probes = Scorer(model, people.test), standard_probes(people, every=1)
-    start = start_contents(people, parameters, scorer(parameters), probes[:1])
+    start = start_contents(people, parameters, scorer(parameters))
     devices = device_arrays(people)
     writer.start(start, devices)
 

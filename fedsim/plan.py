@@ -41,12 +41,17 @@ class Plan:
     mechanism: Any = None
 
 
+SERVER = -1
+"""The device id of a failure on the server's side."""
+
+
 class Failure(NamedTuple):
-    """A device whose reply did not count.
+    """A device whose reply did not count, or an aggregate that was not usable.
 
     Attributes:
-      device: its id.
-      stage: "train" (it replied with an error), "reply" (what it sent cannot be used) or "missing".
+      device: its id, or SERVER.
+      stage: "train" (it replied with an error), "reply" (what it sent cannot be used),
+        "missing", or "aggregate" (the strategy's result is not finite; the old model stays).
       error: one line.
     """
 
@@ -86,6 +91,7 @@ class FinishedRound:
       parameters: the new global model.
       evaluated: aggregated metrics of a strategy that evaluates on devices; empty otherwise.
       score: scores the new global model on the test set; called at most once.
+      score_dev: the same on the dev set, or None where nobody asks for it.
     """
 
     round: int
@@ -100,6 +106,7 @@ class FinishedRound:
     parameters: Parameters
     evaluated: dict[str, float] = field(default_factory=dict)
     score: Callable[[], Scores]
+    score_dev: Callable[[], Scores] | None = None
 
     @cached_property
     def test(self) -> Scores:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fedsim.plan import FinishedRound
+from fedsim.plan import FinishedRound, Scores
 from fedsim.population import Examples, Population
 from fedsim.population.examples import UNSEEN
 
@@ -55,23 +55,39 @@ class Accuracy:
         """`test_loss`, `intent_accuracy`, `slot_f1`, `exact_match`, and their breakdowns."""
         if not self.due(finished) or len(self.test) == 0:
             return {}
-        test, said = self.test, finished.test
-        intent = said.intents == test.intents
-        exact = intent & _all_words_right(test, said.slots)
-        figures: Figures = {
-            "test_loss": float(said.losses.mean()),
-            "intent_accuracy": float(intent.mean()),
-            "slot_f1": span_f1(test.slots, said.slots, test.offsets),
-            "exact_match": float(exact.mean()),
-        }
-        for name, right in (("intent_accuracy", intent), ("exact_match", exact)):
-            figures[f"devices/{name}"] = _mean_over_groups(right, test.device)
-            decile = np.where(test.device >= 0, self.decile[np.maximum(test.device, 0)], 0)
-            for k in range(1, 11):
-                figures[f"deciles/{name}_{k}"] = _mean(right[decile == k])
-            figures[f"unseen/{name}"] = _mean(right[test.device == UNSEEN])
-        figures["unseen/utterances"] = int((test.device == UNSEEN).sum())
+        test, marks = self.test, _marks(self.test, finished.test)
+        everyone = np.ones(len(test), bool)
+        figures: Figures = {"test_loss": float(finished.test.losses.mean()), **marks.of(everyone)}
+        for name, value in marks.over_groups(test.device).items():
+            figures[f"devices/{name}"] = value
+        decile = np.where(test.device >= 0, self.decile[np.maximum(test.device, 0)], 0)
+        for k in range(1, 11):
+            for name, value in marks.of(decile == k).items():
+                figures[f"deciles/{name}_{k}"] = value
+            figures[f"deciles/utterances_{k}"] = int((decile == k).sum())
+        unseen = test.device == UNSEEN
+        for name, value in marks.of(unseen).items():
+            figures[f"unseen/{name}"] = value
+        figures["unseen/utterances"] = int(unseen.sum())
         return figures
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DevAccuracy:
+    """Accuracy on the dev set at the end of a run: what hyper-parameters are chosen by.
+
+    Attributes:
+      dev: held-out examples that are never reported as results.
+    """
+
+    dev: Examples
+
+    def __call__(self, finished: FinishedRound) -> Figures:
+        """`dev/intent_accuracy`, `dev/slot_f1` and `dev/exact_match` of the last round."""
+        if not finished.last or finished.score_dev is None or len(self.dev) == 0:
+            return {}
+        marks = _marks(self.dev, finished.score_dev())
+        return {f"dev/{k}": v for k, v in marks.of(np.ones(len(self.dev), bool)).items()}
 
 
 @dataclass(kw_only=True, eq=False)
@@ -146,6 +162,7 @@ def standard_probes(population: Population, every: int) -> list[Probe]:
     totals = population.counts.sum(axis=1)
     probes: list[Probe] = [
         Accuracy(test=population.test, decile=activity_deciles(totals), due=due),
+        DevAccuracy(dev=population.dev),
         no_privacy,
     ]
     if population.periods > 1:
@@ -178,16 +195,69 @@ def span_f1(gold: np.ndarray, said: np.ndarray, offsets: np.ndarray) -> float:
     Returns:
       F1 in [0, 1]; 0 where there is no span on either side.
     """
+    both, total = (counts.sum() for counts in _span_counts(gold, said, offsets))
+    return float(2 * both / total) if total else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class _Marks:
+    """What was right in each example: intents, whole utterances, and slot spans."""
+
+    intent: np.ndarray
+    exact: np.ndarray
+    spans_right: np.ndarray
+    spans: np.ndarray
+
+    def of(self, chosen: np.ndarray) -> dict[str, float | None]:
+        """Figures over the chosen examples, (n,) bool; None where there are none."""
+        if not chosen.any():
+            return {"intent_accuracy": None, "slot_f1": None, "exact_match": None}
+        spans = int(self.spans[chosen].sum())
+        return {
+            "intent_accuracy": float(self.intent[chosen].mean()),
+            "slot_f1": 2 * int(self.spans_right[chosen].sum()) / spans if spans else 0.0,
+            "exact_match": float(self.exact[chosen].mean()),
+        }
+
+    def over_groups(self, group: np.ndarray) -> dict[str, float | None]:
+        """Means over groups (ids >= 0); slot F1 over those with any span, gold or predicted."""
+        known = group >= 0
+        sizes, intent, exact, right, spans = (
+            np.bincount(group[known], weights=each[known])
+            for each in (known, self.intent, self.exact, 2 * self.spans_right, self.spans)
+        )
+        return {
+            "intent_accuracy": _mean(intent[sizes > 0] / sizes[sizes > 0]),
+            "slot_f1": _mean(right[spans > 0] / spans[spans > 0]),
+            "exact_match": _mean(exact[sizes > 0] / sizes[sizes > 0]),
+        }
+
+
+def _marks(examples: Examples, said: Scores) -> _Marks:
+    intent = said.intents == examples.intents
+    right, spans = _span_counts(examples.slots, said.slots, examples.offsets)
+    return _Marks(intent, intent & _all_words_right(examples, said.slots), right, spans)
+
+
+def _span_counts(
+    gold: np.ndarray, said: np.ndarray, offsets: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Spans on both sides, and spans of either side added up, each (sentences,)."""
     first = np.zeros(len(gold) + 1, bool)
     first[offsets] = True
-    gold_spans, said_spans = (_spans(labels, first[:-1]) for labels in (gold, said))
-    both = np.intersect1d(gold_spans, said_spans, assume_unique=True)
-    total = len(gold_spans) + len(said_spans)
-    return 2 * len(both) / total if total else 0.0
+    found = [_spans(labels, first[:-1]) for labels in (gold, said)]
+    both = np.intersect1d(found[0][1], found[1][1], assume_unique=True)
+    begins = [both // MOST_SLOT_TYPES // (len(gold) + 1), found[0][0], found[1][0]]
+    sentences = len(offsets) - 1
+    right, of_gold, of_said = (
+        np.bincount(np.searchsorted(offsets, begin, side="right") - 1, minlength=sentences)
+        for begin in begins
+    )
+    return right, of_gold + of_said
 
 
-def _spans(labels: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """One integer a span, from its start, end and type."""
+def _spans(labels: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each span begins, and one integer a span, from its start, end and type."""
     labels = labels.astype(np.int64)
     kind = (labels + 1) // 2
     same = np.concatenate([[False], kind[1:] == kind[:-1]]) & ~first
@@ -196,7 +266,7 @@ def _spans(labels: np.ndarray, first: np.ndarray) -> np.ndarray:
     begin = np.flatnonzero(starts)
     end = ends[np.searchsorted(ends, begin, side="right")]
     words = len(labels) + 1
-    return (begin * words + end) * MOST_SLOT_TYPES + kind[begin]
+    return begin, (begin * words + end) * MOST_SLOT_TYPES + kind[begin]
 
 
 def _all_words_right(test: Examples, slots: np.ndarray) -> np.ndarray:
@@ -206,11 +276,3 @@ def _all_words_right(test: Examples, slots: np.ndarray) -> np.ndarray:
 
 def _mean(right: np.ndarray) -> float | None:
     return float(right.mean()) if len(right) else None
-
-
-def _mean_over_groups(right: np.ndarray, group: np.ndarray) -> float | None:
-    """Mean over groups (ids >= 0) of each group's mean."""
-    known = group >= 0
-    sizes = np.bincount(group[known])
-    sums = np.bincount(group[known], weights=right[known])
-    return _mean(sums[sizes > 0] / sizes[sizes > 0])

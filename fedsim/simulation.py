@@ -6,9 +6,10 @@ and never back: probes read, the record is written, and the next round sees only
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from fedsim.engine.local import LocalGrid
 from fedsim.engine.replies import collect
 from fedsim.errors import ConfigError
 from fedsim.models.joint import JointTagger, Parameters
-from fedsim.plan import FinishedRound
+from fedsim.plan import SERVER, Failure, FinishedRound
 from fedsim.population import Population
 from fedsim.probes import Probe, standard_probes
 from fedsim.progress import Progress
@@ -115,17 +116,18 @@ class Simulation:
         """All rounds on an open grid."""
         parameters = {name: p.detach().clone() for name, p in self.model.named_parameters()}
         scorer = Scorer(self.model, people.test, grid.map)
+        dev_scorer = Scorer(self.model, people.dev, grid.map)
         every = self.evaluate_every or max(1, self.schedule.rounds // 20)
         probes = [*standard_probes(people, every), *self.probes]
         untrained = scorer(parameters)
-        start = start_contents(people, parameters, untrained, probes[:1], shortages(self, people))
+        start = start_contents(people, parameters, untrained, shortages(self, people))
         devices = device_arrays(people)
         writer.start(start, devices)
         began = time.perf_counter()
         with Progress(self.schedule.rounds, shown=progress) as bar:
             for round in range(1, self.schedule.rounds + 1):
                 tick = time.perf_counter()
-                finished = self._round(round, people, grid, parameters, scorer)
+                finished = self._round(round, people, grid, parameters, scorer, dev_scorer)
                 parameters = finished.parameters
                 figures: dict[str, Any] = dict(finished.evaluated)
                 for probe in probes:
@@ -151,7 +153,8 @@ class Simulation:
         people: Population,
         engine: LocalGrid,
         parameters: Parameters,
-        scorer: Callable,
+        scorer: Scorer,
+        dev_scorer: Scorer,
     ) -> FinishedRound:
         """One round: plan, send, collect, aggregate."""
         period = self.schedule.period(round)
@@ -161,16 +164,30 @@ class Simulation:
             plan = self.strategy.plan(round, period, activity, self.seed)
             grid = CohortGrid(engine, plan)  # type: ignore[assignment]
         arrays, config = to_record(parameters), ConfigRecord({"period": period})
-        with seeded_globals(self.seed, "strategy", round):
+        with seeded_globals(self.seed, "configure", round):
             messages = list(self.strategy.configure_train(round, arrays, config, grid))
-            asked = np.array(sorted(m.metadata.dst_node_id for m in messages), np.int64)
-            replies = collect(grid.send_and_receive(messages), asked.tolist(), parameters)
-            arrived = np.array([r.metadata.src_node_id for r in replies.valid], np.int64)
-            # Flower divides by the sum of weights, which is 0 where nobody asked holds data.
-            heard = replies.valid if activity[arrived].any() else []
-            new, _ = self.strategy.aggregate_train(round, heard)
-            if new is not None:
-                parameters = to_parameters(new, like=parameters)
+        asked = np.array(sorted(m.metadata.dst_node_id for m in messages), np.int64)
+        replies = collect(
+            grid.send_and_receive(messages),
+            asked.tolist(),
+            parameters,
+            # Selective writes the weights itself; a bare strategy reads them from the reply.
+            needs=None if plan else getattr(self.strategy, "weighted_by_key", None),
+        )
+        arrived = np.array([r.metadata.src_node_id for r in replies.valid], np.int64)
+        failures = list(replies.failures)
+        # Flower divides by the sum of weights, which is 0 where nobody asked holds data.
+        heard = replies.valid if activity[arrived].any() else []
+        with seeded_globals(self.seed, "aggregate", round):
+            record, _ = self.strategy.aggregate_train(round, heard)
+        if record is not None:
+            new = to_parameters(record, like=parameters)
+            if all(bool(p.isfinite().all()) for p in new.values()):
+                parameters = new
+            else:
+                error = "the aggregate is not finite; the model stays as it was"
+                failures.append(Failure(SERVER, "aggregate", error))
+        with seeded_globals(self.seed, "evaluate", round):
             evaluated = self._evaluate(round, grid, parameters)
         return FinishedRound(
             round=round,
@@ -180,11 +197,12 @@ class Simulation:
             cohort=asked,
             arrived=arrived,
             examples=int(activity[asked].sum()),
-            failures=replies.failures,
+            failures=tuple(failures),
             train_loss=replies.train_loss,
             parameters=parameters,
             evaluated=evaluated,
-            score=lambda: scorer(parameters),
+            score=partial(scorer, parameters),
+            score_dev=partial(dev_scorer, parameters),
         )
 
     def _evaluate(self, round: int, grid, parameters: Parameters) -> dict[str, float]:

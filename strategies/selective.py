@@ -86,6 +86,7 @@ class Selective(Strategy):
         natural = policy.natural_weighting if weighting == "auto" else weighting
         self.weighting = "none" if unweighted else natural
         self._weights: dict[int, float] = {}
+        self._known: tuple[np.ndarray, np.ndarray] | None = None
 
     def plan(self, round: int, period: int, activity: np.ndarray, seed: int) -> Plan:
         """Plan one round; a pure function of its arguments.
@@ -96,13 +97,14 @@ class Selective(Strategy):
           activity: (devices,) examples each device holds in the period.
           seed: the run's.
         """
-        rates = self.policy.rates(activity)
+        rates = self._rates(activity)
         cohort = draw_cohort(rates, self.draw, seed, round)
         examples = activity[cohort]
-        weights = {
-            "examples": lambda: examples.astype(np.float64),
-            "inverse-rate": lambda: examples / rates[cohort],
-        }.get(self.weighting, lambda: np.ones(len(cohort)))()
+        weights = np.ones(len(cohort))
+        if self.weighting == "examples":
+            weights = examples.astype(np.float64)
+        elif self.weighting == "inverse-rate":
+            weights = examples / rates[cohort]
         return Plan(
             round=round,
             period=period,
@@ -112,6 +114,12 @@ class Selective(Strategy):
             rates=rates,
             draw=self.draw,
         )
+
+    def _rates(self, activity: np.ndarray) -> np.ndarray:
+        """The policy's rates, computed once a period: activity changes no more often."""
+        if self._known is None or not np.array_equal(self._known[0], activity):
+            self._known = (activity, self.policy.rates(activity))
+        return self._known[1]
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -1,5 +1,7 @@
 """Claims about what is read off a finished round, against seqeval and loops."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,15 @@ from seqeval.metrics import f1_score
 from fedsim.plan import FinishedRound, Scores
 from fedsim.population.examples import UNKNOWN, UNSEEN, Examples
 from fedsim.population.labels import Inventory
-from fedsim.probes import Accuracy, Due, Forgetting, activity_deciles, no_privacy, span_f1
+from fedsim.probes import (
+    Accuracy,
+    DevAccuracy,
+    Due,
+    Forgetting,
+    activity_deciles,
+    no_privacy,
+    span_f1,
+)
 
 LABELS = Inventory(("a", "b", "c"), ("x", "y"))
 TAGS = LABELS.slot_labels
@@ -258,3 +268,25 @@ def test_without_a_mechanism_every_epsilon_is_infinite():
     figures = no_privacy(finished(None))
     assert figures.pop("privacy_unit") == "none"
     assert set(figures.values()) == {float("inf")}
+
+
+def test_slot_f1_and_counts_are_broken_down_like_accuracy():
+    test = utterances([2, 1, 1, 1], device=[0, 0, 1, UNSEEN])
+    test = test.with_(slots=np.array([1, 2, 0, 1, 3], np.int16))
+    said = perfect(test)
+    said.slots[3] = 0
+    decile = np.array([1, 10])
+    figures = Accuracy(test=test, decile=decile, due=Due(every=1))(finished(said))
+    assert figures["deciles/slot_f1_1"] == 1.0
+    assert figures["deciles/slot_f1_10"] == 0.0
+    assert figures["devices/slot_f1"] == 0.5
+    assert figures["unseen/slot_f1"] == 1.0
+    assert [figures[f"deciles/utterances_{k}"] for k in (1, 2, 10)] == [2, 0, 1]
+
+
+def test_dev_is_measured_at_the_end_and_only_there():
+    dev = utterances([2, 1])
+    probe = DevAccuracy(dev=dev)
+    assert probe(finished(None)) == {}
+    last = replace(finished(None, last=True), score_dev=lambda: perfect(dev))
+    assert probe(last)["dev/intent_accuracy"] == 1.0

@@ -1,6 +1,7 @@
 """The round loop: the same run is the same model, and nothing a device does can break a round."""
 
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.serverapp.strategy import FedAdam, FedAvg
+from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM
 
 from clients import NLUClient
 from fedsim import ConfigError, Continual, Population, Simulation, Static
@@ -258,3 +259,37 @@ class TestRefusals:
         with pytest.raises(ConfigError, match="name it 'probe/curious'"):
             simulation(probes=[lambda finished: {"curious": 1.0}]).run(tmp_path / "r")
         assert list(tmp_path.iterdir()) == []
+
+
+def test_an_aggregate_that_is_not_finite_leaves_the_model_and_is_a_failure():
+    strategy = Selective(FedAvgM(server_learning_rate=1e39), EVERYONE)
+    run = simulation(strategy=strategy).run()
+    assert [line["failures"] for line in run.rounds] == [1, 1]
+    assert all(p.isfinite().all() for p in run.model.values())
+    assert run.cohorts["failed"].size == 0
+    assert run.summary["model_sha256"] == run.start["model_sha256"]
+
+
+def test_devices_that_use_the_global_generator_do_not_move_the_strategy_s_draws():
+    def drawing(times):
+        app = ClientApp()
+
+        @app.train()
+        def train(message: Message, context: Context) -> Message:
+            for _ in range(times):
+                random.random()
+            return replied(message, 1.0)
+
+        @app.evaluate()
+        def evaluate(message: Message, context: Context) -> Message:
+            metrics = MetricRecord({"num-examples": 1, "node": context.node_id})
+            return Message(RecordDict({"metrics": metrics}), reply_to=message)
+
+        return app
+
+    def asked(times):
+        bare = FedAvg(fraction_train=0.5, fraction_evaluate=0.25)
+        run = simulation(strategy=bare, client=drawing(times)).run()
+        return [line["figures"]["evaluate/node"] for line in run.rounds]
+
+    assert asked(0) == asked(7)

@@ -1,20 +1,22 @@
 """Which replies count, and what they say.
 
 Read from the grid before any strategy sees them. A reply counts when it holds arrays of the global
-model's names and shapes, finite in the model's precision, and finite metrics under the same names
-as the other replies'; the others become failures. Replies are handed on in device order, because
-floating-point sums depend on it.
+model's names and shapes, finite in the model's precision, and finite metrics; the others become
+failures. Whether a reply counts depends on that reply alone. Replies are handed on in device order,
+because floating-point sums depend on it.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
-from flwr.app import Message
+from flwr.app import Message, MetricRecord, RecordDict
 from torch import Tensor
 
 from fedsim.plan import Failure
+
+NAMES = ("arrays", "metrics")
+"""Names of the two records of a reply."""
 
 
 class Collected(NamedTuple):
@@ -32,7 +34,10 @@ class Collected(NamedTuple):
 
 
 def collect(
-    replies: Iterable[Message], asked: Iterable[int], parameters: Mapping[str, Tensor]
+    replies: Iterable[Message],
+    asked: Iterable[int],
+    parameters: Mapping[str, Tensor],
+    needs: str | None = None,
 ) -> Collected:
     """Check the replies of one round.
 
@@ -40,6 +45,7 @@ def collect(
       replies: in any order.
       asked: device ids that were addressed.
       parameters: the global model that was sent.
+      needs: a metric every reply must hold as a single number, or None.
     """
     by_device = {reply.metadata.src_node_id: reply for reply in replies}
     valid, failures = [], []
@@ -49,15 +55,14 @@ def collect(
             failures.append(Failure(device, "missing", "no reply"))
         elif reply.has_error():
             failures.append(Failure(device, "train", _line(reply.error.reason or "unknown error")))
-        elif fault := _fault(reply, parameters):
+        elif fault := _fault(reply, parameters, needs):
             failures.append(Failure(device, "reply", fault))
         else:
             valid.append(reply)
-    valid, odd = _alike(valid)
-    return Collected(valid, tuple(sorted(failures + odd)), _train_loss(valid))
+    return Collected(_alike(valid), tuple(failures), _train_loss(valid))
 
 
-def _fault(reply: Message, parameters: Mapping[str, Tensor]) -> str | None:
+def _fault(reply: Message, parameters: Mapping[str, Tensor], needs: str | None) -> str | None:
     """Why a reply cannot be used, or None."""
     arrays = list(reply.content.array_records.values())
     metrics = list(reply.content.metric_records.values())
@@ -75,6 +80,8 @@ def _fault(reply: Message, parameters: Mapping[str, Tensor]) -> str | None:
             return _line(f"array {name} cannot be read: {type(error).__name__}: {error}")
         if fault := _array_fault(values, parameters[name]):
             return f"array {name} {fault}"
+    if needs is not None and not isinstance(metrics[0].get(needs), int | float):
+        return f"metric {needs} is {metrics[0].get(needs)}; expected a number"
     for name, value in metrics[0].items():
         if not np.isfinite(np.asarray(value, np.float64)).all():
             return f"metric {name} is {value}"
@@ -95,31 +102,27 @@ def _array_fault(values: np.ndarray, model: Tensor) -> str | None:
     return None
 
 
-def _alike(replies: list[Message]) -> tuple[list[Message], list[Failure]]:
-    """Replies with the most common record names and metric keys, and the others as failures.
+def _alike(replies: list[Message]) -> list[Message]:
+    """Give all replies the same record names and metric keys, as Flower demands of a round.
 
-    Flower refuses a whole round whose replies differ in them. The lowest device decides a tie.
+    Metrics that not every device sent (or sent in another shape) are dropped, so that no reply
+    decides whether another one counts.
     """
-    layouts = [_layout(reply) for reply in replies]
-    if len(set(layouts)) <= 1:
-        return replies, []
-    usual = Counter(layouts).most_common(1)[0][0]
-    valid, odd = [], []
-    for reply, layout in zip(replies, layouts, strict=True):
-        if layout == usual:
-            valid.append(reply)
-        else:
-            differing = ", ".join(sorted(set(layout) ^ set(usual)))
-            fault = f"records or metrics differ from the other devices': {differing}"
-            odd.append(Failure(reply.metadata.src_node_id, "reply", fault))
-    return valid, odd
+    keys = [_keys(reply) for reply in replies]
+    common = set.intersection(*keys) if keys else set()
+    for reply, own in zip(replies, keys, strict=True):
+        ((arrays_name, arrays),) = reply.content.array_records.items()
+        ((metrics_name, metrics),) = reply.content.metric_records.items()
+        if own != common or (arrays_name, metrics_name) != NAMES:
+            kept = {key: metrics[key] for key, _ in sorted(common)}
+            reply.content = RecordDict(dict(zip(NAMES, (arrays, MetricRecord(kept)), strict=True)))
+    return replies
 
 
-def _layout(reply: Message) -> tuple[str, ...]:
-    """Names of the records and metrics of a reply, sorted; lists with their lengths."""
-    ((name, metrics),) = reply.content.metric_records.items()
-    keys = (f"{k}[{len(v)}]" if isinstance(v, list) else k for k, v in metrics.items())
-    return (f"record {next(iter(reply.content.array_records))}", f"record {name}", *sorted(keys))
+def _keys(reply: Message) -> set[tuple[str, int]]:
+    """Names of a reply's metrics, with the length of lists (0 for a number)."""
+    metrics = next(iter(reply.content.metric_records.values()))
+    return {(k, len(v) if isinstance(v, list) else 0) for k, v in metrics.items()}
 
 
 def _line(text: str) -> str:
@@ -131,7 +134,8 @@ def _train_loss(valid: list[Message]) -> float | None:
     total = weight = 0.0
     for reply in valid:
         metrics = next(iter(reply.content.metric_records.values()))
-        seen = float(metrics.get("seen", metrics.get("num-examples", 0)))  # type: ignore[arg-type]
-        total += seen * float(metrics.get("train_loss", 0.0))  # type: ignore[arg-type]
-        weight += seen
+        seen, loss = metrics.get("seen", metrics.get("num-examples")), metrics.get("train_loss")
+        if isinstance(seen, int | float) and isinstance(loss, int | float):
+            total += seen * loss
+            weight += seen
     return total / weight if weight else None

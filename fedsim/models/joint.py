@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 EMBEDDING_GAIN, FEATURE_GAIN = 8.0, 3.0
 """Constants that word vectors and the heads' inputs are multiplied by (initial word vectors keep
-unit variance). Under plain SGD they act like larger rates, 64 and 9 times, for embeddings and heads,
-which one common rate would starve. Chosen on the dev set of `massive`."""
+unit variance). Under plain SGD they act like larger rates for embeddings (64 times) and heads
+(9 times), which one common rate would starve. Chosen on the dev set of `massive`."""
 
 Parameters = dict[str, Tensor]
 Batch = Mapping[str, Tensor]
@@ -63,6 +63,9 @@ class JointTagger(nn.Module):
     """
 
     sgd_rate: float
+    lookup: str | None = "embedding"
+    """A parameter whose rows are read by `token_ids` and by nothing else, or None. Devices then
+    train the rows of their own words alone."""
 
     def __init__(
         self, *, rows: int, intents: int, slot_labels: int, embedding: int, features: int

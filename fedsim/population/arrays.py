@@ -5,8 +5,7 @@ Utterances are encoded once; a device is a slice of the arrays, a period a run i
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -38,6 +37,7 @@ class ArraySource:
     order: np.ndarray
     device_names: tuple[str, ...]
     cut_tokens: int = 0
+    _cuts: dict = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def build(
@@ -141,9 +141,13 @@ class ArraySource:
             period[~known] = -1
         return period
 
-    @lru_cache(maxsize=4)  # noqa: B019 - sources live as long as the process
     def _train(self, periods: int, by: By) -> tuple[Examples, np.ndarray, np.ndarray]:
-        """Training rows with their periods, and where each device starts and stops."""
+        """Training rows with their periods, and where each device starts and stops; cached."""
+        if (periods, by) not in self._cuts:
+            self._cuts[periods, by] = self._cut(periods, by)
+        return self._cuts[periods, by]
+
+    def _cut(self, periods: int, by: By) -> tuple[Examples, np.ndarray, np.ndarray]:
         rows = np.flatnonzero(self.split == 0)
         train = self.examples.with_(period=self._periods(periods, by)).take(rows)
         devices = np.arange(self.devices)

@@ -117,21 +117,27 @@ class Examples:
         """The same examples with some arrays replaced."""
         return replace(self, **arrays)
 
-    def padded(self, indices: np.ndarray, tokens: int | None = None) -> PaddedBatch:
-        """The examples at `indices`, padded to the longest of them (or to `tokens`)."""
-        lengths = self.lengths[indices]
-        width = tokens or int(lengths.max(initial=1))
+    def padded(self, indices: np.ndarray) -> PaddedBatch:
+        """The examples at `indices`, padded to the longest of them.
+
+        A null record is one padding word with label 0, whatever was said there.
+        """
+        null = self.null[indices]
+        lengths = np.where(null, 1, self.lengths[indices])
+        width = int(lengths.max(initial=1))
         column = np.arange(width)
         inside = column < lengths[:, None]
         gather = np.where(inside, self.offsets[indices][:, None] + column, 0)
         token_ids = self.token_ids[gather].astype(np.int64)
-        token_ids[~inside] = 0
+        token_ids[~inside | null[:, None]] = 0
         return PaddedBatch(
             token_ids=token_ids,
             lengths=lengths.astype(np.int64),
-            intents=self.intents[indices].astype(np.int64),
-            slots=np.where(inside, self.slots[gather], -1).astype(np.int64),
-            null=self.null[indices],
+            intents=np.where(null, 0, self.intents[indices]).astype(np.int64),
+            slots=np.where(inside, np.where(null[:, None], 0, self.slots[gather]), -1).astype(
+                np.int64
+            ),
+            null=null,
         )
 
 

@@ -146,9 +146,13 @@ def _owners(
         owner[np.asarray(partitioner.load_partition(device)["row"], np.int64)] = device
     sizes = np.bincount(owner, minlength=devices)
     empty = np.flatnonzero(sizes == 0).tolist()
+    given = np.zeros(devices, np.int64)
+    by_owner = np.argsort(owner, kind="stable")
+    start = np.cumsum(sizes) - sizes
     for device in empty:
-        owner[np.flatnonzero(owner == sizes.argmax())[0]] = device
-        sizes = np.bincount(owner, minlength=devices)
+        largest = int((sizes - given).argmax())
+        owner[by_owner[start[largest] + given[largest]]] = device
+        given[largest] += 1
     return owner, len(empty)
 
 

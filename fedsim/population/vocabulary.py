@@ -27,10 +27,6 @@ class Vocabulary(Protocol):
     def pieces(self) -> int:
         """Rows a word takes; its vector is their scaled sum."""
 
-    @property
-    def private(self) -> bool:
-        """Whether it was read from people's text (then it leaks which words they used)."""
-
     def encode(self, tokens: Sequence[str]) -> np.ndarray:
         """Rows of each word, shape (tokens, pieces) int32, values in 1 .. rows - 1."""
 
@@ -53,7 +49,6 @@ class HashedVocabulary:
 
     buckets: int = 8192
     pieces: int = 4
-    private = False
 
     @property
     def rows(self) -> int:
@@ -86,7 +81,6 @@ class CorpusVocabulary:
 
     words: tuple[str, ...]
     pieces = 1
-    private = True
 
     @classmethod
     def build(cls, sentences: Iterable[Sequence[str]], size: int = 20_000) -> "CorpusVocabulary":

@@ -11,7 +11,7 @@ from fedsim.describe import describe, environment
 from fedsim.models.joint import JointTagger
 from fedsim.plan import FinishedRound, Scores
 from fedsim.population import Population
-from fedsim.probes import Probe, activity_deciles
+from fedsim.probes import Accuracy, Due, activity_deciles
 from fedsim.record.run import Arrays
 from fedsim.record.writer import model_sha256
 
@@ -38,7 +38,7 @@ def config_contents(simulation: "Simulation", recipe: dict | None) -> dict[str, 
         "simulation": {
             "population": simulation.population.name,
             "model": _architecture(simulation.model),
-            "client": describe(simulation.client),
+            "client": _client(simulation),
             "strategy": describe(simulation.strategy),
             "schedule": describe(simulation.schedule),
             "workers": simulation.workers,
@@ -51,7 +51,6 @@ def start_contents(
     people: Population,
     parameters: Mapping[str, Tensor],
     untrained: Scores,
-    probes: Sequence[Probe],
     assumptions: Sequence[str] = (),
 ) -> dict[str, Any]:
     """start.json: fingerprints, sizes, assumptions, and the untrained model's figures.
@@ -60,7 +59,6 @@ def start_contents(
       people: cut into the periods of the run.
       parameters: of the untrained model.
       untrained: its scores on the test set.
-      probes: stateless probes that read them.
       assumptions: sentences beside the population's own.
     """
     none = np.zeros(0, np.int64)
@@ -77,9 +75,8 @@ def start_contents(
         parameters=dict(parameters),
         score=lambda: untrained,
     )
-    figures: dict[str, Any] = {}
-    for probe in probes:
-        figures |= probe(before)
+    decile = activity_deciles(people.counts.sum(axis=1))
+    accuracy = Accuracy(test=people.test, decile=decile, due=Due(every=1))
     return {
         "population": people.name,
         "fingerprint": people.fingerprint,
@@ -91,7 +88,7 @@ def start_contents(
         "parameters": sum(p.numel() for p in parameters.values()),
         "model_sha256": model_sha256(parameters),
         "assumptions": [*people.assumptions, *assumptions],
-        "untrained": figures,
+        "untrained": accuracy(before),
     }
 
 
@@ -124,7 +121,6 @@ def summary_contents(
         "rounds": len(rounds),
         "seconds": seconds,
         "seed": seed,
-        "examples_processed": sum(line["cohort_examples"] for line in rounds),
         "participations": sum(line["cohort_size"] for line in rounds),
         "model_sha256": model_sha256(parameters),
     }
@@ -134,3 +130,11 @@ def _architecture(model: JointTagger) -> dict[str, Any]:
     """Class and shapes of a model, for the record."""
     shapes = {name: list(p.shape) for name, p in model.named_parameters()}
     return {"class": type(model).__name__, "shapes": shapes}
+
+
+def _client(simulation: "Simulation") -> Any:
+    """The client's config, its learning rate resolved."""
+    contents = describe(simulation.client)
+    if hasattr(simulation.client, "rate"):
+        contents["learning_rate"] = simulation.client.rate(simulation.model)
+    return contents

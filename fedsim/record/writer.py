@@ -23,7 +23,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fedsim.errors import ConfigError, require
-from fedsim.plan import FinishedRound
+from fedsim.plan import SERVER, FinishedRound
 from fedsim.record.run import Arrays
 
 COLUMNS = (
@@ -124,7 +124,7 @@ class Writer:
             [{"round": finished.round, **f._asdict()} for f in finished.failures],
         )
         self.rounds.append(line)
-        failed = np.array([f.device for f in finished.failures], np.int64)
+        failed = np.array([f.device for f in finished.failures if f.device != SERVER], np.int64)
         for name, ids in (
             ("drawn", finished.cohort),
             ("arrived", finished.arrived),
@@ -178,8 +178,14 @@ class Writer:
     def _append(self, name: str, lines: Sequence[Mapping[str, Any]]) -> None:
         if self.path is None or not lines:
             return
-        with _written(name), (self.path / name).open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(line) + "\n" for line in lines))
+        data = "".join(json.dumps(line) + "\n" for line in lines).encode()
+        with _written(name), (self.path / name).open("ab", buffering=0) as file:
+            before = file.tell()
+            try:
+                file.write(data)
+            except OSError:
+                file.truncate(before)
+                raise
 
 
 def _cannot_be_used(path: Path, error: OSError) -> str:

@@ -23,7 +23,8 @@ def tensors(examples: Examples, indices: np.ndarray) -> dict[str, Tensor]:
       token_ids (B, T, pieces), lengths (B,), intents (B,), slots (B, T) with -1 at padding, weight
       (B,) float32 (0 for null records), size () float32 (B: null records are counted).
     """
-    longest_first = indices[np.argsort(-examples.lengths[indices], kind="stable")]
+    lengths = np.where(examples.null[indices], 1, examples.lengths[indices])
+    longest_first = indices[np.argsort(-lengths, kind="stable")]
     padded = examples.padded(longest_first)
     return {
         "token_ids": torch.from_numpy(padded.token_ids),

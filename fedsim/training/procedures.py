@@ -1,8 +1,8 @@
 """What one device does between receiving the global model and replying: three functions.
 
-    state = procedure.start(parameters)       # a copy of what the server sent
-    state = procedure.step(state, batch)      # once a batch; may change the state in place
-    parameters = procedure.finish(state)      # what the device sends back
+    state = procedure.start(parameters, stream)   # a copy of what the server sent
+    state = procedure.step(state, batch)          # once a batch; may change the state in place
+    parameters = procedure.finish(state)          # what the device sends back
 
 A state is a tree of tensors and nothing else, and every function accepts a leading device axis on
 all of them, so that an engine may run devices one by one, on threads, or stacked.
@@ -13,8 +13,9 @@ https://arxiv.org/abs/1812.06127. AdamW: Loshchilov & Hutter, https://arxiv.org/
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,8 +33,17 @@ they were over."""
 class LocalProcedure(Protocol):
     """Local training as three functions."""
 
-    def start(self, parameters: Parameters) -> State:
-        """Local state from the parameters received; they are copied."""
+    @property
+    def leaves_unused_rows(self) -> bool:
+        """Whether a parameter row with zero gradients stays as it was received."""
+
+    def start(self, parameters: Parameters, stream: np.random.Generator | None = None) -> State:
+        """Local state from the parameters received; they are copied.
+
+        Args:
+          parameters: what the server sent.
+          stream: randomness of this device and round, for procedures that draw.
+        """
 
     def step(self, state: State, batch: Batch) -> State:
         """One local step."""
@@ -56,7 +66,9 @@ class SGD:
     learning_rate: float
     proximal_mu: float = 0.0
 
-    def start(self, parameters: Parameters) -> State:
+    leaves_unused_rows: ClassVar[bool] = True
+
+    def start(self, parameters: Parameters, stream: np.random.Generator | None = None) -> State:
         """A copy of the parameters, and the anchor where there is a proximal term."""
         return _start(parameters, self.proximal_mu)
 
@@ -91,7 +103,12 @@ class AdamW:
     weight_decay: float = 0.0
     proximal_mu: float = 0.0
 
-    def start(self, parameters: Parameters) -> State:
+    @property
+    def leaves_unused_rows(self) -> bool:
+        """Only without weight decay."""
+        return self.weight_decay == 0
+
+    def start(self, parameters: Parameters, stream: np.random.Generator | None = None) -> State:
         """A copy of the parameters, zero moments and a zero step counter."""
         state = _start(parameters, self.proximal_mu)
         zeros = {name: torch.zeros_like(p) for name, p in parameters.items()}

@@ -3,12 +3,13 @@
 `LocalTrainer` is what every engine calls, in this process or behind a Flower `ClientApp`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fedsim.models.joint import JointTagger, Parameters
 from fedsim.population import Examples, Population
@@ -77,22 +78,30 @@ class LocalTrainer:
         """Train on what `device` holds in `period` (from 0)."""
         procedure = self.procedure(self.proximal_mu if proximal_mu is None else proximal_mu)
         held = self.population.held(device, period, self.seed)
-        steps = steps_of(len(held), self.batch_size, self.local_epochs, self.local_steps)
-        if steps == 0:
+        if self.steps(len(held)) == 0:
             return LocalResult(parameters, 0, 0.0, 0.0)
-        held, used, local = _own_rows(held, parameters, procedure)
-        state = procedure.start(local)
-        draw = stream(self.seed, "batches", round, device)
-        for indices in shuffled(len(held), self.batch_size, steps, draw):
-            state = procedure.step(state, tensors(held, indices))
+        held, used, local = self._own_rows(held, parameters, procedure)
+        state = procedure.start(local, stream(self.seed, "procedure", round, device))
+        for batch in self.batches(held, device=device, round=round):
+            state = procedure.step(state, batch)
         trained = procedure.finish(state)
-        if used is not None:
-            whole = parameters["embedding"].detach().clone()
-            whole[used] = trained["embedding"]
-            trained = trained | {"embedding": whole}
+        for name, rows in used.items():
+            whole = parameters[name].detach().clone()
+            whole[rows] = trained[name]
+            trained[name] = whole
         seen = float(state["seen"])
         loss = float(state["loss"]) / seen if seen else 0.0
         return LocalResult(trained, len(held), seen, loss)
+
+    def steps(self, examples: int) -> int:
+        """Local steps of a device that holds so many examples."""
+        return steps_of(examples, self.batch_size, self.local_epochs, self.local_steps)
+
+    def batches(self, held: Examples, *, device: int, round: int) -> Iterator[dict[str, Tensor]]:
+        """The batches of one device and round, a pure function of (seed, round, device)."""
+        draw = stream(self.seed, "batches", round, device)
+        for indices in shuffled(len(held), self.batch_size, self.steps(len(held)), draw):
+            yield tensors(held, indices)
 
     def evaluate(self, parameters: Parameters, *, device: int) -> LocalScore | None:
         """Score on the device's own test utterances, or None where it has none."""
@@ -109,6 +118,25 @@ class LocalTrainer:
         """Examples the device holds in `period`."""
         return int(self.population.activity(period)[device])
 
+    def _own_rows(
+        self, held: Examples, parameters: Parameters, procedure: LocalProcedure
+    ) -> tuple[Examples, dict[str, Tensor], Parameters]:
+        """What the device holds, which table rows its words use, and parameters with those alone.
+
+        Rows of other words have zero gradients, so procedures that leave such rows as they are give
+        the same result to the bit, and a step no longer touches a table of thousands of rows for a
+        dozen short utterances.
+        """
+        name = self.model.lookup
+        if name is None or not procedure.leaves_unused_rows:
+            return held, {}, parameters
+        rows, token_ids = np.unique(held.token_ids, return_inverse=True)
+        used = torch.from_numpy(rows.astype(np.int64))
+        small = parameters[name].detach().index_select(0, used)
+        # Padding is row 0 of the small table: any row will do, no word's result depends on it.
+        held = held.with_(token_ids=token_ids.reshape(held.token_ids.shape))
+        return held, {name: used}, parameters | {name: small}
+
 
 def procedures(
     optimizer: str, model: JointTagger, learning_rate: float
@@ -119,25 +147,3 @@ def procedures(
     return lambda proximal_mu: kind(
         losses=model.losses, learning_rate=learning_rate, proximal_mu=proximal_mu
     )
-
-
-def _own_rows(
-    held: Examples, parameters: Parameters, procedure: LocalProcedure
-) -> tuple[Examples, torch.Tensor | None, Parameters]:
-    """Train only the embedding rows that the device's own words use.
-
-    Rows of other words have zero gradients, so SGD, Adam without weight decay and the proximal term
-    leave them as they are: the result is the same to the bit, and a step no longer touches a table
-    of thousands of rows for a dozen short utterances.
-    """
-    exact = isinstance(procedure, SGD) or (
-        isinstance(procedure, AdamW) and procedure.weight_decay == 0
-    )
-    if not exact or "embedding" not in parameters:
-        return held, None, parameters
-    rows, token_ids = np.unique(held.token_ids, return_inverse=True)
-    used = torch.from_numpy(rows.astype(np.int64))
-    small = parameters["embedding"].detach().index_select(0, used)
-    # Padding is row 0 of the small table: any row will do, since no word's result depends on it.
-    held = held.with_(token_ids=token_ids.reshape(held.token_ids.shape))
-    return held, used, parameters | {"embedding": small}

@@ -119,7 +119,6 @@ def test_corpus_vocabulary_reads_training_rows_of_people_only(tmp_path, written)
     ]
     people = Population.load(written(tmp_path / "rows.jsonl", rows), vocabulary="corpus")
     assert people.vocabulary.words == ("seen",)
-    assert people.vocabulary.private
     assert people.test.token_ids.tolist() == [[1]]
 
 

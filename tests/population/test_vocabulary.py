@@ -40,11 +40,6 @@ def test_hashed_words_of_one_ending_share_a_row():
     assert len(set(first) & set(second)) == 1
 
 
-def test_hashed_vocabulary_reads_nobody():
-    assert not HashedVocabulary().private
-    assert CorpusVocabulary(("lamp",)).private
-
-
 def test_corpus_vocabulary_keeps_the_most_frequent_words():
     vocabulary = CorpusVocabulary.build([["b", "a", "c"], ["C", "a"], ["d"]], size=3)
     assert vocabulary.words == ("a", "c", "b")

@@ -130,7 +130,9 @@ class Counting:
     def __init__(self):
         self.batches = []
 
-    def start(self, parameters):
+    leaves_unused_rows = False
+
+    def start(self, parameters, stream):
         return {"parameters": parameters, "loss": torch.zeros(()), "seen": torch.zeros(())}
 
     def step(self, state, batch):
@@ -158,6 +160,41 @@ def test_epochs_and_steps_give_these_batches(options, sizes):
     assert [len(batch["intents"]) for batch in counting.batches] == sizes
     assert [float(batch["size"]) for batch in counting.batches] == sizes
     assert result.examples == 12
+
+
+def test_what_a_null_record_said_cannot_be_seen_in_a_batch():
+    held = PEOPLE.held(2, 0)
+    null = np.arange(12) % 3 == 0
+    one = tensors(held.with_(null=null), np.arange(12))
+    words = np.repeat(null, held.lengths)
+    other = held.with_(
+        null=null,
+        token_ids=np.where(words[:, None], 9, held.token_ids),
+        slots=np.where(words, 3, held.slots),
+        intents=np.where(null, 1, held.intents),
+    )
+    two = tensors(other, np.arange(12))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert one["lengths"][one["weight"] == 0].tolist() == [1, 1, 1, 1]
+
+
+def test_a_model_that_names_no_lookup_trains_its_whole_table():
+    class Plain(BiLSTMTagger):
+        lookup = None
+
+    whole = Plain(rows=WORDS.rows, intents=3, slot_labels=5, embedding=4, hidden=3)
+    seen = []
+
+    class Watching(Counting):
+        leaves_unused_rows = True
+
+        def start(self, parameters, stream):
+            seen.append(len(parameters["embedding"]))
+            return super().start(parameters, stream)
+
+    own = trainer(model=whole, procedure=lambda mu: Watching())
+    own.train(parameters_of(whole), device=2, period=0, round=1)
+    assert seen == [WORDS.rows]
 
 
 def test_every_epoch_meets_every_example_once_in_another_order():
