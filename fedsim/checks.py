@@ -60,15 +60,25 @@ def check(simulation: "Simulation", people: Population) -> None:
     )
 
 
-def shortages(simulation: "Simulation", people: Population) -> list[str]:
-    """Periods in which fewer devices hold data than the cohort asks for."""
+def surprises(simulation: "Simulation", people: Population) -> list[str]:
+    """What a reader would not expect of the periods: smaller cohorts, and people seen once."""
+    found = []
     policy = getattr(simulation.strategy, "policy", None)
-    if policy is None:
-        return []
-    holders = [int(np.count_nonzero(people.activity(p))) for p in range(people.periods)]
-    return [
-        f"in period {p + 1} only {n} devices hold data, fewer than the cohort of "
-        f"{policy.cohort:g}; all of them come"
-        for p, n in enumerate(holders)
-        if n < policy.cohort
-    ]
+    for period in range(people.periods if policy is not None else 0):
+        activity = people.activity(period)
+        expected, holders = policy.rates(activity).sum(), int(np.count_nonzero(activity))
+        if expected < policy.cohort * (1 - 1e-9):
+            who = (
+                "all of them come" if expected == holders else f"no rate may exceed {policy.cap:g}"
+            )
+            found.append(
+                f"in period {period + 1}, {holders} devices hold data and {who}: "
+                f"{expected:g} devices are expected, not the cohort of {policy.cohort:g}"
+            )
+    spread = np.count_nonzero(people.counts, axis=1)
+    once = float((spread == 1).mean())
+    if people.periods > 1 and once > 0.5:
+        found.append(
+            f"{100 * once:.0f} % of the devices hold all their training data in a single period"
+        )
+    return found

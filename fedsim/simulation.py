@@ -18,7 +18,7 @@ from flwr.app import ConfigRecord
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import Strategy
 
-from fedsim.checks import check, shortages
+from fedsim.checks import check, surprises
 from fedsim.engine.cohort import CohortGrid
 from fedsim.engine.flower import quiet, task_identity, to_parameters, to_record
 from fedsim.engine.local import LocalGrid
@@ -120,7 +120,7 @@ class Simulation:
         every = self.evaluate_every or max(1, self.schedule.rounds // 20)
         probes = [*standard_probes(people, every), *self.probes]
         untrained = scorer(parameters)
-        start = start_contents(people, parameters, untrained, shortages(self, people))
+        start = start_contents(people, parameters, untrained, surprises(self, people))
         devices = device_arrays(people)
         writer.start(start, devices)
         began = time.perf_counter()

@@ -155,10 +155,31 @@ class TestRounds:
         people = PEOPLE.without(owner >= 3)
         finished = simulation(population=people).run()
         assert (
-            "in period 1 only 3 devices hold data, fewer than the cohort of 4; all of them come"
-            in finished.start["assumptions"]
-        )
+            "in period 1, 3 devices hold data and all of them come: "
+            "3 devices are expected, not the cohort of 4"
+        ) in finished.start["assumptions"]
         assert [line["cohort_size"] for line in finished.rounds] == [3, 3]
+
+    def test_a_cap_that_keeps_cohorts_small_stands_in_the_record(self):
+        policy = ActivitySelection(cohort=12, cap=0.25)
+        finished = simulation(strategy=Selective(FedAvg(), policy)).run()
+        assert (
+            "in period 1, 12 devices hold data and no rate may exceed 0.25: "
+            "3 devices are expected, not the cohort of 12"
+        ) in finished.start["assumptions"]
+
+    def test_people_who_appear_in_one_period_alone_stand_in_the_record(self):
+        owner = np.repeat(np.arange(12), PEOPLE.counts.sum(axis=1))
+        own = np.concatenate([PEOPLE.cut(3).train(d).period for d in range(12)])
+        people = PEOPLE.without((own > 0) | (owner == 11))
+        finished = simulation(
+            population=people,
+            strategy=Selective(FedAvg(), UniformSelection(cohort=2)),
+            schedule=Continual(periods=3, rounds=3),
+        ).run()
+        share = (people.cut(3).counts > 0).sum(axis=1)
+        assert (share == 1).mean() > 0.5
+        assert any("in a single period" in text for text in finished.start["assumptions"])
 
     def test_periods_are_counted_from_one_and_only_their_examples_are_processed(self):
         finished = simulation(

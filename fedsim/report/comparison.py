@@ -15,7 +15,7 @@ from fedsim.report.effects import (
     plain,
     reaching,
 )
-from fedsim.report.outcome import caption, notes
+from fedsim.report.notes import FEWEST, caption, notes, utterances
 from fedsim.report.table import Column, Table
 
 if TYPE_CHECKING:
@@ -38,13 +38,15 @@ _COLUMNS = (
     Column("forgetting", "forgets %", "share"),
 )
 
+_DECILES = {"lightest_decile": 1, "heaviest_decile": 10}
+
 
 def comparison_table(groups: Sequence[Group]) -> Table:
     """The table of finished runs, with its notes and figures.
 
     Args:
       groups: one row each, one or more; where a policy ran under several weightings in a setting,
-        its own weighting comes first. Columns that no row fills are left out.
+        its own weighting comes first. Columns that no row measured are left out.
     """
     uniform = plain(groups, "static", "uniform")
     final = uniform.final(ACCURACY) if uniform is not None else None
@@ -52,7 +54,12 @@ def comparison_table(groups: Sequence[Group]) -> Table:
     comparisons = len({group.selection for group in groups} - {"uniform", CENTRAL}) or 1
     rows = [_row(group, baseline(groups, group), target, comparisons) for group in groups]
     return Table(
-        columns=[c for c in _COLUMNS if any(row.get(c.key) is not None for row in rows)],
+        columns=[
+            column
+            for column in _COLUMNS
+            if any(row.get(column.key) is not None for row in rows)
+            or _too_few(groups, _DECILES.get(column.key))
+        ],
         rows=rows,
         caption=caption(groups),
         notes=notes(groups, target, comparisons),
@@ -71,9 +78,10 @@ def _row(
         "intent_accuracy": group.final(ACCURACY),
         "slot_f1": group.final("slot_f1"),
         "exact_match": group.final("exact_match"),
-        "lightest_decile": group.final("deciles/intent_accuracy_1"),
-        "heaviest_decile": group.final("deciles/intent_accuracy_10"),
     }
+    for key, decile in _DECILES.items():
+        if not _too_few([group], decile):
+            row[key] = group.final(f"deciles/{ACCURACY}_{decile}")
     if group.setting == "continual":
         row["forgetting"] = group.final("forgetting/intent_accuracy")
     if against is not None and against is not group:
@@ -86,6 +94,12 @@ def _row(
         if group.selection != CENTRAL:
             row["rounds_to_target"] = reaching(group, "rounds", target)
     return row
+
+
+def _too_few(groups: Sequence[Group], decile: int | None) -> bool:
+    """Whether a decile is known to have too few test utterances for a figure."""
+    count = None if decile is None else utterances(groups, decile)
+    return count is not None and count < FEWEST
 
 
 def _drawings(groups: Sequence[Group]) -> dict[str, "Callable[[], Figure]"]:

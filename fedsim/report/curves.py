@@ -2,7 +2,8 @@
 
 A run is a `fedsim.record.Run`. Work is counted three ways: rounds, examples processed on the
 devices, and device participations; policies that draw heavy devices more often process more
-examples in the same rounds, so a comparison names the axis it was made on.
+examples in the same rounds, so a comparison names the axis it was made on. `examples_served` is the
+one definition of examples processed; every table, figure and note uses it.
 """
 
 from collections.abc import Sequence
@@ -79,17 +80,53 @@ def measured(run: "Run", key: str) -> tuple[np.ndarray, np.ndarray]:
     return np.array(at, dtype=int), np.array([values[index] for index in at], dtype=float)
 
 
+def examples_served(
+    held: np.ndarray, batch_size: int, epochs: int, steps: int | None
+) -> np.ndarray:
+    """Examples a device's optimizer is served in one round, repeats counted.
+
+    Batches are consecutive parts of a fresh order of everything the device holds, epoch after
+    epoch, the last of an epoch as short as it comes.
+
+    Args:
+      held: examples held, any shape.
+      batch_size: examples a batch, >= 1.
+      epochs: passes over what is held; not used where `steps` is given.
+      steps: batches, or None.
+
+    Example:
+      >>> examples_served(np.array([0, 5, 33]), 16, epochs=2, steps=None).tolist()
+      [0, 10, 66]
+      >>> examples_served(np.array([0, 5, 33]), 16, epochs=1, steps=4).tolist()
+      [0, 20, 49]
+    """
+    if steps is None:
+        return epochs * held
+    batches = np.maximum(-(-held // batch_size), 1)
+    return steps // batches * held + np.minimum(steps % batches * batch_size, held)
+
+
 def work(run: "Run", axis: Axis) -> np.ndarray:
-    """Work done by the end of each round, shape (rounds,)."""
+    """Work done by the end of each round, shape (rounds,).
+
+    Examples are those served to the optimizers of the devices that were drawn, whether or not a
+    reply arrived. Where the record names no batches (central training, a script's own
+    `ClientApp`), each example of a line counts once.
+    """
     if axis == "rounds":
         return np.array([line["round"] for line in run.rounds], dtype=float)
     if axis == "participations":
         return np.cumsum([float(line["cohort_size"] or 0) for line in run.rounds])
-    steps = run.config.get("local_steps")
-    if steps is None:
-        epochs = run.config.get("local_epochs") or 1
-        return epochs * np.cumsum([float(line["cohort_examples"] or 0) for line in run.rounds])
-    return np.cumsum(steps * _batch_examples(run))
+    client = run.config.get("simulation", {}).get("client", {})
+    if "batch_size" not in client:
+        return np.cumsum([float(line["cohort_examples"] or 0) for line in run.rounds])
+    drawn, offsets = run.cohorts["drawn"], run.cohorts["drawn_offsets"]
+    periods = np.array([line["period"] for line in run.rounds]) - 1
+    held = np.asarray(run.devices["activity"])[np.repeat(periods, np.diff(offsets)), drawn]
+    served = examples_served(
+        held, client["batch_size"], client["local_epochs"], client["local_steps"]
+    )
+    return np.concatenate([[0.0], np.cumsum(served)])[offsets[1:]]
 
 
 def curve(run: "Run", key: str, axis: Axis) -> tuple[np.ndarray, np.ndarray]:
@@ -128,18 +165,3 @@ def band(group: Group, key: str, axis: Axis) -> tuple[np.ndarray, list[Estimate]
         points = np.linspace(first, max(first, last), max(len(done) for done, _ in curves))
     values = np.array([np.interp(points, done, values) for done, values in curves])
     return points, [e for column in values.T if (e := estimate(column.tolist()))]
-
-
-def _batch_examples(run: "Run") -> np.ndarray:
-    """Examples a local step sees, summed over the cohort, shape (rounds,).
-
-    A step takes a batch, or everything a device holds where that is less.
-    """
-    activity, batch = np.asarray(run.devices["activity"]), run.config["batch_size"]
-    ids, offsets = run.cohorts["arrived"], run.cohorts["arrived_offsets"]
-    totals = []
-    for index, line in enumerate(run.rounds):
-        cohort = ids[offsets[index] : offsets[index + 1]]
-        period = min(int(line["period"]), len(activity)) - 1
-        totals.append(float(np.minimum(activity[period][cohort], batch).sum()))
-    return np.array(totals)

@@ -5,7 +5,10 @@ heavy devices has processed more data; the change at equal examples compares bot
 number of examples that the cheaper one processed in all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from fedsim.report.curves import ACCURACY, CENTRAL, Axis, Group, curve, value_after, work
 from fedsim.report.statistics import (
@@ -16,6 +19,9 @@ from fedsim.report.statistics import (
     median_reaching,
     relative_changes,
 )
+
+if TYPE_CHECKING:
+    from fedsim.record import Run
 
 
 def plain(groups: Sequence[Group], setting: str, selection: str) -> Group | None:
@@ -59,19 +65,39 @@ def error_change_at_equal_examples(
     """
     if group.setting != "static" or group.selection == CENTRAL:
         return None
-    partners = {run.config["seed"]: run for run in against.runs}
     ours: dict[int, float] = {}
     theirs: dict[int, float] = {}
-    for run in group.runs:
-        seed = run.config["seed"]
-        pair = (run, partners[seed]) if seed in partners else ()
-        ends = [done[-1] for one in pair if len(done := curve(one, ACCURACY, "examples")[0])]
-        if len(ends) < 2:
-            continue
-        mine, others = (value_after(one, ACCURACY, "examples", min(ends)) for one in pair)
+    for run, partner, amount in _at_equal_examples(group, against):
+        mine, others = (value_after(one, ACCURACY, "examples", amount) for one in (run, partner))
         if mine is not None and others is not None:
-            ours[seed], theirs[seed] = mine, others
+            ours[run.config["seed"]], theirs[run.config["seed"]] = mine, others
     return estimate(list(relative_changes(ours, theirs).values()), comparisons)
+
+
+def rounds_at_equal_examples(group: Group, against: Group) -> tuple[float, float] | None:
+    """Rounds that each side took for those examples, on average over seeds; None without pairs."""
+    taken = [
+        [float(np.interp(amount, work(one, "examples"), work(one, "rounds"))) for one in pair]
+        for *pair, amount in _at_equal_examples(group, against)
+    ]
+    if not taken:
+        return None
+    mine, others = np.mean(taken, axis=0).tolist()
+    return mine, others
+
+
+def _at_equal_examples(group: Group, against: Group) -> Iterator[tuple["Run", "Run", float]]:
+    """Each run, its partner of the same seed, and the examples that both have processed."""
+    partners = {run.config["seed"]: run for run in against.runs}
+    for run in group.runs:
+        partner = partners.get(run.config["seed"])
+        if partner is None:
+            continue
+        ends = [
+            done[-1] for one in (run, partner) if len(done := curve(one, ACCURACY, "examples")[0])
+        ]
+        if len(ends) == 2:
+            yield run, partner, float(min(ends))
 
 
 def reaching(group: Group, axis: Axis, target: float) -> float | AtLeast | None:

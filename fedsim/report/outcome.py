@@ -8,68 +8,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fedsim.report.curves import CENTRAL, Group
+from fedsim.report.curves import Group, work
 from fedsim.report.effects import (
     changes,
     error_change,
     error_change_at_equal_examples,
     plain,
+    rounds_at_equal_examples,
 )
 from fedsim.report.statistics import Estimate, estimate
-
-
-def caption(groups: Sequence[Group]) -> str:
-    """What was run."""
-    run = groups[0].runs[0]
-    c = run.config
-    seeds = sorted({one.config["seed"] for group in groups for one in group.runs})
-    local = (
-        f"{c['local_steps']} local steps"
-        if c.get("local_steps")
-        else f"{c['local_epochs']} local epoch{'s' if c['local_epochs'] != 1 else ''}"
-    )
-    devices = np.asarray(run.devices["activity"]).shape[1]
-    text = (
-        f"Device selection on {c['corpus']}: {devices:,} devices, {c['rounds']} rounds, expected "
-        f"cohort {c['cohort']} ({c['draw']} draws), {c['strategy']}, {c['model']}, {local} of "
-        f"{c['optimizer']} at learning rate {_rate(c['learning_rate'])}, batch {c['batch_size']}, "
-        f"{_seeds(seeds)}."
-    )
-    if any(group.setting == "continual" for group in groups):
-        text += f" Continual: {c['periods']} periods by {c['by']}, keep {c['keep']}."
-    return text
-
-
-def notes(groups: Sequence[Group], target: float | None, comparisons: int) -> list[str]:
-    """The outcome, then what a reader must know to read the numbers."""
-    found = [outcome(groups, comparisons)]
-    equal = _at_equal_examples(groups, comparisons)
-    found += [equal] if equal else []
-    corrected = (
-        f", corrected for {comparisons} policies compared with uniform (Bonferroni)"
-        if comparisons > 1
-        else ""
-    )
-    found.append(
-        "Final figures are of the last measured round, on test utterances: mean over seeds ± half "
-        "of the 95 % interval (Student t). Error vs uniform: relative change of 1 - intent "
-        "accuracy against uniform selection under its own weighting in the same setting (with the "
-        "same local steps where these are fixed), paired by seed, with its 95 % "
-        f"interval{corrected}; negative is better."
-    )
-    found.append(
-        "At equal examples: the same change after the examples that the cheaper run of the pair "
-        "processed; static only, since in the continual setting fewer examples also mean an "
-        "earlier period. Light and heavy: intent accuracy on the tenth of people with the "
-        "least and the most data. Forgets: best minus present accuracy on past periods."
-    )
-    if target is not None:
-        found.append(
-            f"T: {100 * target:.1f} % intent accuracy, 90 % of static uniform selection's "
-            "final one; median over seeds of the first measured round at or above it, and the "
-            "examples processed by then; > where half the seeds or more did not get there."
-        )
-    return found + _weighting_notes(groups) + _data_notes(groups)
 
 
 def outcome(groups: Sequence[Group], comparisons: int) -> str:
@@ -91,17 +38,22 @@ def outcome(groups: Sequence[Group], comparisons: int) -> str:
         return f"{text} One seed says nothing about chance."
     static, continual = changes(*pairs["static"]), changes(*pairs["continual"])
     gap = estimate([continual[seed] - static[seed] for seed in continual if seed in static])
-    return text if gap is None or gap.low is None else f"{text} {_verdict(effects, gap)}"
+    if gap is None or gap.low is None:
+        return text
+    size = f"difference of the two changes {_signed(gap, 'points')}"
+    if comparisons > 1:
+        size += ", a single comparison whose interval is not corrected"
+    return f"{text} {_verdict(effects, gap, size)}"
 
 
-def _verdict(effects: Mapping[str, Estimate], gap: Estimate) -> str:
+def _verdict(effects: Mapping[str, Estimate], gap: Estimate, size: str) -> str:
     """What is left of the claim; `gap` is the change in the continual setting minus the static."""
     direction = _direction(gap)
     if direction:
         text = f"It does {'better' if direction < 0 else 'worse'} in the continual setting"
     else:
         text = "Its effect does not differ measurably between the settings"
-    text += f" (difference of the two changes {_signed(gap, 'points')})."
+    text += f" ({size})."
     claim = "the claim that activity helps, and helps more in the continual setting,"
     helps = [name for name, effect in effects.items() if _direction(effect) < 0]
     if not helps:
@@ -115,13 +67,47 @@ def _verdict(effects: Mapping[str, Estimate], gap: Estimate) -> str:
     )
 
 
-def _at_equal_examples(groups: Sequence[Group], comparisons: int) -> str:
-    """The same comparison with the amount of data taken out."""
-    pairs, said = _pairs(groups), []
+def at_equal_examples(groups: Sequence[Group], comparisons: int) -> str:
+    """The same comparison where both sides have processed as much; "" where nothing was measured.
+
+    Read off the curves, equal examples are unequal rounds, and the sentence says so. Only uniform
+    selection with an enlarged cohort takes the amount of data out at equal rounds.
+    """
+    pairs = _pairs(groups)
+    found = [_extra_work(pairs)]
     if "static" in pairs:
-        effect = error_change_at_equal_examples(*pairs["static"], comparisons)
-        if effect is not None:
-            said.append(f"read off at equal examples, activity {_effect(effect)} (static)")
+        found.append(_after_equal_examples(*pairs["static"], comparisons))
+    found.append(_against_enlarged(groups, pairs, comparisons))
+    return " ".join(found[:1] + said) if (said := [text for text in found[1:] if text]) else ""
+
+
+def _extra_work(pairs: Mapping[str, tuple[Group, Group]]) -> str:
+    ratios = []
+    for name, pair in pairs.items():
+        activity, uniform = (
+            float(np.mean([work(run, "examples")[-1] for run in group.runs])) for group in pair
+        )
+        if uniform:
+            ratios.append(f"{activity / uniform:.1f} times ({name})")
+    return f"In the same rounds activity processes {' and '.join(ratios)} the examples of uniform."
+
+
+def _after_equal_examples(activity: Group, uniform: Group, comparisons: int) -> str:
+    effect = error_change_at_equal_examples(activity, uniform, comparisons)
+    taken = rounds_at_equal_examples(activity, uniform)
+    if effect is None or taken is None:
+        return ""
+    rounds = [len(group.runs[0].rounds) for group in (activity, uniform)]
+    return (
+        f"After the same number of examples, which took activity {taken[0]:.0f} of its {rounds[0]} "
+        f"rounds against {taken[1]:.0f} of {rounds[1]} of uniform, it {_effect(effect)} (static)."
+    )
+
+
+def _against_enlarged(
+    groups: Sequence[Group], pairs: Mapping[str, tuple[Group, Group]], comparisons: int
+) -> str:
+    said = []
     for name, (activity, _) in pairs.items():
         enlarged = next(
             (g for g in groups if g.setting == name and g.variant.startswith("cohort ")), None
@@ -129,29 +115,18 @@ def _at_equal_examples(groups: Sequence[Group], comparisons: int) -> str:
         effect = error_change(activity, enlarged, comparisons) if enlarged is not None else None
         if enlarged is not None and effect is not None:
             said.append(
-                f"against uniform with {enlarged.variant}, which expects as many examples a round, "
+                f"against uniform with {enlarged.variant}, {_expects(enlarged)}, "
                 f"it {_effect(effect)} ({name})"
             )
-    if not said:
-        return ""
-    more = _extra_work(pairs)
-    return f"{more}Amount of data taken out: {'; '.join(said)}."
+    return f"With the amount of data taken out at equal rounds: {'; '.join(said)}." if said else ""
 
 
-def _extra_work(pairs: dict[str, tuple[Group, Group]]) -> str:
-    ratios = []
-    for name, pair in pairs.items():
-        activity, uniform = (
-            float(np.mean([sum(line["cohort_examples"] or 0 for line in r.rounds) for r in g.runs]))
-            for g in pair
-        )
-        if uniform:
-            ratios.append(f"{activity / uniform:.1f} times ({name})")
-    return (
-        f"In the same rounds activity processes {' and '.join(ratios)} the examples of uniform. "
-        if ratios
-        else ""
-    )
+def _expects(enlarged: Group) -> str:
+    run = enlarged.runs[0]
+    holders = int((np.asarray(run.devices["activity"]) > 0).sum(axis=1).min())
+    if run.config["cohort"] >= holders:
+        return "clipped to the devices that hold data in every period and so short of its examples"
+    return "which processes as many examples in expectation, averaged over periods"
 
 
 def _pairs(groups: Sequence[Group]) -> dict[str, tuple[Group, Group]]:
@@ -193,59 +168,3 @@ def _signed(effect: Estimate, unit: str) -> str:
     if effect.low is None or effect.high is None:
         return mean
     return f"{mean} [{100 * effect.low:+.1f}, {100 * effect.high:+.1f}]"
-
-
-def _weighting_notes(groups: Sequence[Group]) -> list[str]:
-    text = (
-        "Weighting: uniform selection goes with weights by examples, proportional selection with "
-        "equal ones; other policies divide by their rates (n/q)"
-    )
-    seen = {(group.selection, group.weighting) for group in groups}
-    found = []
-    if any(weighting == "inverse-rate" for _, weighting in seen):
-        text += ", self-normalised by the weights of the devices that came, so slightly biased"
-    if ("activity", "examples") in seen:
-        found.append(
-            "Activity with weights by examples counts heavy devices twice: it optimises another "
-            "objective than the other rows."
-        )
-    if ("uniform", "equal") in seen:
-        found.append(
-            "Uniform selection has equal rates, so inverse-rate weighting of it is weighting by "
-            "examples: one row stands for both."
-        )
-    return [f"{text}.", *found]
-
-
-def _data_notes(groups: Sequence[Group]) -> list[str]:
-    found = []
-    continual = next((group for group in groups if group.setting == "continual"), None)
-    if continual is not None and continual.runs[0].config["by"] == "clock":
-        run = continual.runs[0]
-        text = "Periods cut the order of collection"
-        if run.config["keep"] == "current":
-            held = np.asarray(run.devices["activity"]) > 0
-            share = float(np.mean(held.sum(axis=0)[held.any(axis=0)] == 1))
-            text += f": {100 * share:.0f} % of the people with data fall in a single period"
-        found.append(f"{text}.")
-    steps = next((group for group in groups if "local step" in group.variant), None)
-    if steps is not None:
-        found.append(
-            f"Rows with {steps.variant} fix the work of every device; examples processed are then "
-            "steps times the batch, or times what a device holds where that is less."
-        )
-    if any(group.selection == CENTRAL for group in groups):
-        found.append("Central: the same model trained on all training data at once, no devices.")
-    assumptions = groups[0].runs[0].start.get("assumptions") or []
-    return found + ([f"Assumptions: {' '.join(assumptions)}"] if assumptions else [])
-
-
-def _rate(rate: float | None) -> str:
-    return "the default" if rate is None else f"{rate:g}"
-
-
-def _seeds(seeds: Sequence[int]) -> str:
-    if len(seeds) == 1:
-        return f"seed {seeds[0]}"
-    whole = list(seeds) == list(range(seeds[0], seeds[-1] + 1))
-    return f"seeds {seeds[0]} to {seeds[-1]}" if whole else f"seeds {', '.join(map(str, seeds))}"

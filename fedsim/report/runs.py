@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from fedsim.record.run import Run
+from fedsim.report.curves import work
 from fedsim.report.statistics import Estimate, estimate
 from fedsim.report.table import Column, Table
 
@@ -14,14 +17,17 @@ _FIGURES = (
 
 
 def rounds_table(run: Run) -> Table:
-    """The measured rounds of one run."""
+    """The measured rounds of one run; devices that failed are added up since the first round."""
     measured = [line for line in run.rounds if line["intent_accuracy"] is not None]
+    failed = dict(zip(work(run, "rounds"), np.cumsum(_failures(run)), strict=True))
+    lossy = [Column("failed", "failed so far", "count")] if any(_failures(run)) else []
     rows = [
         {
             "round": line["round"],
             "period": line["period"],
             "cohort": line["cohort_size"],
             "examples": line["cohort_examples"],
+            "failed": failed[line["round"]],
             "train_loss": "" if line["train_loss"] is None else f"{line['train_loss']:.3f}",
             **{c.key: _one(line[c.key]) for c in _FIGURES},
         }
@@ -33,6 +39,7 @@ def rounds_table(run: Run) -> Table:
             Column("period", "period", "count"),
             Column("cohort", "devices", "count"),
             Column("examples", "examples", "count"),
+            *lossy,
             Column("train_loss", "training loss"),
             *_FIGURES,
         ],
@@ -55,7 +62,7 @@ def final_table(runs: Sequence[Run]) -> Table:
             "weighting": run.config["weighting"],
             "seed": run.summary["seed"],
             "rounds": run.summary["rounds"],
-            "examples": run.summary["examples_processed"],
+            "examples": work(run, "examples")[-1],
             **{c.key: _one(run.summary.get(c.key)) for c in _FIGURES},
         }
         for run in runs
@@ -73,6 +80,10 @@ def final_table(runs: Sequence[Run]) -> Table:
         rows=rows,
         caption="Last measured figures of each run, in percent.",
     )
+
+
+def _failures(run: Run) -> list[int]:
+    return [line.get("failures") or 0 for line in run.rounds]
 
 
 def _one(value: float | None) -> Estimate | None:
