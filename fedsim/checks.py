@@ -1,6 +1,6 @@
 """What cannot work, refused in one sentence before anything is trained."""
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from flwr.serverapp.strategy import Strategy
@@ -8,28 +8,26 @@ from flwr.serverapp.strategy import Strategy
 from fedsim.errors import require
 from fedsim.population import Population
 
-if TYPE_CHECKING:
-    from fedsim.simulation import Simulation
 
-
-def check(simulation: "Simulation", people: Population) -> None:
-    """Refuse what cannot work.
+def check(strategy: Strategy, client: Any, people: Population) -> None:
+    """Refuse a strategy, a client and a population that cannot work together.
 
     Args:
-      simulation: what is about to run.
-      people: its population, cut into the periods of the run.
+      strategy: as given to the simulation.
+      client: likewise.
+      people: cut into the periods of the run.
 
     Raises:
       ConfigError: the first thing that does not fit.
     """
-    inner = getattr(simulation.strategy, "strategy", simulation.strategy)
+    inner = getattr(strategy, "strategy", strategy)
     name = type(inner).__name__
     require(
         type(inner).start is Strategy.start,
         f"{name} overrides start(), which Simulation replaces by its own loop; "
         "use a strategy that implements configure_train and aggregate_train",
     )
-    policy = getattr(simulation.strategy, "policy", None)
+    policy = getattr(strategy, "policy", None)
     if policy is not None:
         require(
             policy.cohort <= people.devices,
@@ -44,26 +42,22 @@ def check(simulation: "Simulation", people: Population) -> None:
                 f"{field} of {name} is {wanted}, but the population has {people.devices} "
                 f"devices, so it would wait for ever; choose {people.devices} or fewer",
             )
-    own = getattr(simulation.client, "proximal_mu", None)
+    own = getattr(client, "proximal_mu", None)
     require(
         not (hasattr(inner, "proximal_mu") and own),
         f"{name} sends proximal-mu={getattr(inner, 'proximal_mu', None)} and the client sets "
         f"proximal_mu={own} of its own; set one of them",
     )
-    require(
-        simulation.evaluate_every is None or simulation.evaluate_every >= 1,
-        f"evaluate_every is {simulation.evaluate_every}; choose 1 or more",
-    )
-    require(
-        simulation.workers is None or simulation.workers >= 0,
-        f"workers is {simulation.workers}; choose 0 (inline) or more",
-    )
 
 
-def surprises(simulation: "Simulation", people: Population) -> list[str]:
-    """What a reader would not expect of the periods: smaller cohorts, and people seen once."""
+def surprises(policy: Any, people: Population) -> list[str]:
+    """What a reader would not expect of the periods: smaller cohorts, and people seen once.
+
+    Args:
+      policy: a selection policy, or None.
+      people: cut into the periods of the run.
+    """
     found = []
-    policy = getattr(simulation.strategy, "policy", None)
     for period in range(people.periods if policy is not None else 0):
         activity = people.activity(period)
         expected, holders = policy.rates(activity).sum(), int(np.count_nonzero(activity))

@@ -23,7 +23,7 @@ from fedsim.engine.cohort import CohortGrid
 from fedsim.engine.flower import quiet, task_identity, to_parameters, to_record
 from fedsim.engine.local import LocalGrid
 from fedsim.engine.replies import collect
-from fedsim.errors import ConfigError
+from fedsim.errors import ConfigError, require
 from fedsim.models.joint import JointTagger, Parameters
 from fedsim.plan import SERVER, Failure, FinishedRound
 from fedsim.population import Population
@@ -69,6 +69,11 @@ class Simulation:
     evaluate_every: int | None = None
     probes: Sequence[Probe] = ()
 
+    def __post_init__(self) -> None:
+        every, workers = self.evaluate_every, self.workers
+        require(every is None or every >= 1, f"evaluate_every is {every}; choose 1 or more")
+        require(workers is None or workers >= 0, f"workers is {workers}; choose 0 (inline) or more")
+
     def run(
         self, out: str | Path | None = None, *, recipe: dict | None = None, progress: bool = True
     ) -> Run:
@@ -93,12 +98,21 @@ class Simulation:
 
     def _run(self, writer: Writer, recipe: dict | None, progress: bool) -> Run:
         """Everything that can be refused, then the rounds."""
-        config = config_contents(self, recipe)
+        config = config_contents(
+            population=self.population.name,
+            model=self.model,
+            client=self.client,
+            strategy=self.strategy,
+            schedule=self.schedule,
+            seed=self.seed,
+            workers=self.workers,
+            recipe=recipe,
+        )
         writer.config(config)
         people = self.population.cut(
             self.schedule.periods, self.schedule.by, self.schedule.retention
         )
-        check(self, people)
+        check(self.strategy, self.client, people)
         app = self.client
         if not isinstance(app, ClientApp):
             app = app.app(app.bind(people, self.model, self.seed))
@@ -120,7 +134,9 @@ class Simulation:
         every = self.evaluate_every or max(1, self.schedule.rounds // 20)
         probes = [*standard_probes(people, every), *self.probes]
         untrained = scorer(parameters)
-        start = start_contents(people, parameters, untrained, surprises(self, people))
+        start = start_contents(
+            people, parameters, untrained, surprises(getattr(self.strategy, "policy", None), people)
+        )
         devices = device_arrays(people)
         writer.start(start, devices)
         began = time.perf_counter()

@@ -70,7 +70,7 @@ def assemble(
         assumed.append("there are no test rows, so nothing can be measured on them")
     source = ArraySource.build(utterances, inventory, vocabulary)
     if source.cut_tokens:
-        assumed.append(f"{source.cut_tokens} utterances were cut to {MAX_TOKENS} tokens")
+        assumed.append(f"utterances cut to {MAX_TOKENS} tokens: {source.cut_tokens}")
     return Population(
         name=name,
         source=source,

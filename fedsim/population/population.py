@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +22,8 @@ from fedsim.errors import require
 from fedsim.population.examples import Examples
 from fedsim.population.labels import Inventory
 from fedsim.population.periods import By, Keep
+from fedsim.population.source import Source
+from fedsim.population.views import WithDevices, Without
 from fedsim.population.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -30,33 +32,6 @@ if TYPE_CHECKING:
 
 MOST_PERIODS = np.iinfo(np.int16).max
 """Periods are stored as int16."""
-
-
-class Source(Protocol):
-    """Where utterances come from. All arrays are deterministic.
-
-    `by` is "device" (each person's own utterances cut into equal parts) or "clock" (the order of
-    collection, or the clock of a generated corpus, cut into equal parts).
-    """
-
-    @property
-    def devices(self) -> int:
-        """Devices that may train."""
-
-    def names(self) -> Sequence[str]:
-        """What the corpus calls each device."""
-
-    def counts(self, periods: int, by: By) -> np.ndarray:
-        """Training examples, shape (devices, periods) int64."""
-
-    def train(self, device: int, periods: int, by: By) -> Examples:
-        """A device's training examples in its own order, periods non-decreasing."""
-
-    def held_out(self, split: str, periods: int, by: By) -> Examples:
-        """The examples of "dev" or "test", people without training data included (device < 0)."""
-
-    def fingerprint(self) -> str:
-        """SHA-256 of everything above."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,16 +116,12 @@ class Population:
 
     def without(self, mask: np.ndarray) -> "Population":
         """Remove the masked training examples, and with them their counts."""
-        from fedsim.population.views import Without
-
         mask = self._checked(mask)
         null = None if self.null is None else self.null[~mask]
         return replace(self, source=Without(self.source, mask), null=null)
 
     def with_devices(self, extra: Sequence[Examples]) -> "Population":
         """Append devices; each holds the given training examples, in their order."""
-        from fedsim.population.views import WithDevices
-
         null = None
         if self.null is not None:
             null = np.concatenate([self.null, *(part.null for part in extra)])

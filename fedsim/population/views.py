@@ -13,7 +13,7 @@ import numpy as np
 from fedsim.population.examples import Examples
 from fedsim.population.names import Names
 from fedsim.population.periods import By, cut_evenly
-from fedsim.population.population import Source
+from fedsim.population.source import Source
 
 
 @dataclass(frozen=True, eq=False)

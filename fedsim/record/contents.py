@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -14,34 +14,41 @@ from fedsim.population import Population
 from fedsim.probes import Accuracy, Due, activity_deciles
 from fedsim.record.run import Arrays
 from fedsim.record.writer import model_sha256
-
-if TYPE_CHECKING:
-    from fedsim.simulation import Simulation
+from fedsim.schedule import Schedule
 
 
-def config_contents(simulation: "Simulation", recipe: dict | None) -> dict[str, Any]:
+def config_contents(
+    *,
+    population: str,
+    model: JointTagger,
+    client: Any,
+    strategy: Any,
+    schedule: Schedule,
+    seed: int,
+    workers: int | None,
+    recipe: dict | None,
+) -> dict[str, Any]:
     """config.json: everything that was asked for, defaults resolved, and versions.
 
-    Args:
-      simulation: what is about to run.
-      recipe: the options it was built from, repeated at the top level; None for a script's own.
+    `recipe` holds the options the run was built from, which are repeated at the top level; a
+    script's own run has none.
     """
-    policy = getattr(simulation.strategy, "policy", None)
+    policy = getattr(strategy, "policy", None)
     return {
         **(recipe or {}),
-        "setting": "static" if simulation.schedule.periods == 1 else "continual",
+        "setting": "static" if schedule.periods == 1 else "continual",
         "selection_label": getattr(policy, "label", "none"),
-        "weighting": getattr(simulation.strategy, "weighting", "strategy's own"),
-        "seed": simulation.seed,
-        "rounds": simulation.schedule.rounds,
+        "weighting": getattr(strategy, "weighting", "strategy's own"),
+        "seed": seed,
+        "rounds": schedule.rounds,
         "recipe": recipe,
         "simulation": {
-            "population": simulation.population.name,
-            "model": _architecture(simulation.model),
-            "client": _client(simulation),
-            "strategy": describe(simulation.strategy),
-            "schedule": describe(simulation.schedule),
-            "workers": simulation.workers,
+            "population": population,
+            "model": _architecture(model),
+            "client": _client(client, model),
+            "strategy": describe(strategy),
+            "schedule": describe(schedule),
+            "workers": workers,
         },
         "environment": environment(),
     }
@@ -132,9 +139,9 @@ def _architecture(model: JointTagger) -> dict[str, Any]:
     return {"class": type(model).__name__, "shapes": shapes}
 
 
-def _client(simulation: "Simulation") -> Any:
+def _client(client: Any, model: JointTagger) -> Any:
     """The client's config, its learning rate resolved."""
-    contents = describe(simulation.client)
-    if hasattr(simulation.client, "rate"):
-        contents["learning_rate"] = simulation.client.rate(simulation.model)
+    contents = describe(client)
+    if hasattr(client, "rate"):
+        contents["learning_rate"] = client.rate(model)
     return contents

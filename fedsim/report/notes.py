@@ -85,9 +85,9 @@ def _column_notes(groups: Sequence[Group], target: float | None, comparisons: in
         f"paired by seed, with its 95 % interval{corrected}; negative is better.",
         "Examples processed are those that the drawn devices' optimizers were served, repeats "
         "counted. At equal examples: the change of error after the examples that the cheaper run "
-        "of the pair processed in all; the other run has by then done a part of its rounds alone, "
-        "and so had fewer server updates. Static only, since in the continual setting fewer "
-        "examples also mean an earlier period.",
+        "of the pair processed in all, when the other has had only part of its rounds and of its "
+        "server updates. Static only, since in the continual setting fewer examples also mean an "
+        "earlier period.",
         "Light and heavy: intent accuracy on the tenth of people with the least and the most "
         f"data{_decile_counts(groups)}.",
     ]

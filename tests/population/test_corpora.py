@@ -88,7 +88,7 @@ def test_what_the_data_did_not_say_stands_in_the_assumptions(tmp_path, written):
     assert "rows are taken to be in the order of collection" in text
     assert "read from all rows, held-out ones included" in text
     assert "vocabulary was read from people's training text" in text
-    assert "1 utterances were cut to 128 tokens" in text
+    assert "utterances cut to 128 tokens: 1" in text
     assert people.inventory.slot_types == ("place",)
 
 
