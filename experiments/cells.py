@@ -6,13 +6,12 @@ work, one run at a time each: results do not depend on how many.
 """
 
 import json
-import multiprocessing
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -26,15 +25,23 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from experiments.options import RunOptions
+from experiments.lock import locked
+from experiments.options import RunOptions, check_options
+from experiments.workers import run_all
 from fedsim.errors import ConfigError
 from fedsim.record import Run, is_finished, load_run
 
-_MAY_DIFFER = frozenset({"weighting", "workers", "out", "data"})
-"""Options that the record resolves, or that cannot change a result."""
+_MAY_DIFFER = frozenset({"workers", "data"})
+"""What cannot change a result: the data may have moved, and fingerprints tell whether it is the
+same."""
 
-_CENTRAL = frozenset({"corpus", "devices", "model", "seed"})
+_CORPUS = ("corpus", "columns", "partition", "labels", "vocabulary", "devices")
+"""What a population depends on, its cut into periods apart."""
+
+_CENTRAL = frozenset({*_CORPUS, "model", "seed"})
 """What a central run shares with the federated ones."""
+
+_DEFAULTS = {field.name: field.default for field in fields(RunOptions)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,25 +72,21 @@ def finish(cells: Sequence[Cell], folder: Path, processes: int) -> dict[str, Run
       Cell name to run, in the order of `cells`.
 
     Raises:
-      ConfigError: a folder holds a finished run of other options, or runs failed; what is finished
-        is kept and the same call goes on from there.
+      ConfigError: options that cannot be run, before anything is; a folder that another process
+        works in, or that holds a finished run of other options or other data; or runs that failed.
+        What is finished is kept and the same call goes on from there.
     """
-    missing = [cell for cell in cells if not is_finished(folder / cell.name)]
-    waiting = {cell.name for cell in missing}
-    runs = {c.name: load_run(folder / c.name) for c in cells if c.name not in waiting}
     for cell in cells:
-        if cell.name in runs:
-            _check_same(runs[cell.name], cell, folder)
-    for cell in missing:
-        _clear(folder / cell.name)
-    with _progress(total=len(cells), done=len(runs)) as (bar, task):
-        if processes == 1 or len(missing) <= 1:
-            for cell in missing:
-                execute(cell, folder / cell.name)
-                bar.advance(task)
-        else:
-            _in_processes(missing, folder, processes, bar, task)
-    return {c.name: runs.get(c.name) or load_run(folder / c.name) for c in cells}
+        if not cell.central:
+            check_options(cell.options)
+    finished = _Finished(folder)
+    for cell in cells:
+        if is_finished(folder / cell.name):
+            finished.add(cell)
+    if len(finished.runs) < len(cells):
+        with locked(folder):
+            _run_missing(cells, finished, processes)
+    return {cell.name: finished.runs[cell.name] for cell in cells}
 
 
 def execute(cell: Cell, path: Path) -> None:
@@ -98,61 +101,109 @@ def execute(cell: Cell, path: Path) -> None:
         run_recipe(cell.options, path, progress=False)
 
 
-def _in_processes(
-    cells: Sequence[Cell], folder: Path, processes: int, bar: Progress, task: TaskID
-) -> None:
-    """Run cells in fresh processes; those that fail do not stop the others, bad options do."""
-    failures: list[str] = []
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, len(cells)), mp_context=spawn) as pool:
-        futures: dict[Future[None], Cell] = {}
-        for cell in cells:
-            alone = replace(cell, options=replace(cell.options, workers=0))
-            futures[pool.submit(_on_one_thread, execute, alone, folder / cell.name)] = cell
-        try:
-            for future in as_completed(futures):
-                error = future.exception()
+class _Finished:
+    """Runs that belong to the experiment: of its cells' options, on one population.
+
+    Args:
+      folder: of the runs' folders.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.runs: dict[str, Run] = {}
+        self._populations: dict[tuple, tuple[str | None, Path]] = {}
+
+    def add(self, cell: Cell) -> None:
+        """Read a cell's finished run.
+
+        Raises:
+          ConfigError: it is one of other options, or on other data than those read before.
+        """
+        path = self.folder / cell.name
+        run = load_run(path)
+        _check_same(run, cell, path)
+        self._check_population(run, cell, path)
+        self.runs[cell.name] = run
+
+    def _check_population(self, run: Run, cell: Cell, path: Path) -> None:
+        o = cell.options
+        cut = (o.periods, o.by, o.keep) if o.setting == "continual" and not cell.central else ()
+        people = (*(getattr(o, name) for name in _CORPUS), *cut)
+        found = run.start.get("fingerprint")
+        first, where = self._populations.setdefault(people, (found, path))
+        if found != first:
+            raise ConfigError(
+                f"{where} and {path} were run on different data (fingerprints "
+                f"{str(first)[:12]} and {str(found)[:12]}), so they cannot be compared; remove the "
+                "runs on the data that you no longer want, or name another output folder"
+            )
+
+
+def _run_missing(cells: Sequence[Cell], finished: _Finished, processes: int) -> None:
+    """Run cells that are not finished; those that fail do not stop the others, bad options do."""
+    folder, failures, missing = finished.folder, [], []
+    for cell in cells:
+        if cell.name not in finished.runs:
+            # It may have been finished elsewhere since it was looked for.
+            if is_finished(folder / cell.name):
+                finished.add(cell)
+            else:
+                _clear(folder / cell.name)
+                missing.append((cell, folder / cell.name))
+    with _progress(total=len(cells), done=len(finished.runs)) as (bar, task):
+        if processes == 1 or len(missing) <= 1:
+            for cell, path in missing:
+                execute(cell, path)
+                finished.add(cell)
+                bar.advance(task)
+            return
+        with closing(run_all(missing, partial(_inline, execute), processes)) as ended:
+            for (cell, _), error in ended:
                 if isinstance(error, ConfigError):
                     raise error
-                if error is not None:
-                    failures.append(f"{futures[future].name}: {error or type(error).__name__}")
+                if error is None:
+                    finished.add(cell)
+                else:
+                    failures.append(f"{cell.name}: {error or type(error).__name__}")
                 bar.advance(task)
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
     if failures:
         raise ConfigError(
-            f"{len(failures)} of {len(cells)} runs failed, the first {failures[0]}; finished runs "
-            f"are kept under {folder}, so the same command runs the failed ones again"
+            f"{len(failures)} of {len(missing)} runs failed, the first {failures[0]}; finished "
+            f"runs are kept under {folder}, so the same command runs the others again"
         )
 
 
-def _on_one_thread(run: Callable[[Cell, Path], None], cell: Cell, path: Path) -> None:
-    """Processes share the cores between them; more threads in each would only get in the way."""
-    import torch
-
-    torch.set_num_threads(1)
-    run(cell, path)
+def _inline(run: Callable[[Cell, Path], None], job: tuple[Cell, Path]) -> None:
+    """Run a cell without threads of its own."""
+    cell, path = job
+    run(replace(cell, options=replace(cell.options, workers=0)), path)
 
 
-def _check_same(run: Run, cell: Cell, folder: Path) -> None:
+def _check_same(run: Run, cell: Cell, path: Path) -> None:
     """Refuse to take a finished run of other options for a cell's."""
+    recipe = run.config.get("recipe")
+    if recipe is None:
+        raise ConfigError(
+            f"{path} holds a finished run that was not made from options; "
+            "name another output folder or remove that one"
+        )
     wanted = json.loads(json.dumps(asdict(cell.options), default=str))
-    for name, value in wanted.items():
-        # None stands for a default that the record holds resolved.
-        if value is None or name in _MAY_DIFFER or (cell.central and name not in _CENTRAL):
-            continue
-        found = run.config.get(name)
-        if name in run.config and found != value:
+    # Options that an older record does not know had the effect of their defaults.
+    found = {**_DEFAULTS, **recipe}
+    compared = _CENTRAL if cell.central else (wanted.keys() | recipe.keys()) - _MAY_DIFFER
+    for name in sorted(compared):
+        if found[name] != wanted.get(name):
             raise ConfigError(
-                f"{folder / cell.name} holds a finished run with {name}={found}, but this "
-                f"experiment wants {name}={value}; name another output folder or remove that one"
+                f"{path} holds a finished run with {name}={found[name]}, but this "
+                f"experiment wants {name}={wanted.get(name)}; name another output folder or "
+                "remove that one"
             )
 
 
 def _clear(path: Path) -> None:
     """Remove an unfinished run; anything else in the way is left for the run to complain about."""
-    if (path / "config.json").is_file():
+    names = {child.name for child in path.iterdir()} if path.is_dir() else set()
+    if "config.json" in names or names == {".config.json.part"}:
         shutil.rmtree(path)
 
 

@@ -59,6 +59,11 @@ def _run_central(options: RunOptions, writer: Writer) -> Run:
         "selection_label": "central",
         "weighting": "none",
         "rounds": EPOCHS,
+        "central": {
+            "optimizer": AdamW.__name__,
+            "learning_rate": LEARNING_RATE,
+            "batch_size": BATCH_SIZE,
+        },
         "recipe": recipe,
         "environment": environment(),
     }

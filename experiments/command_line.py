@@ -4,7 +4,6 @@ Exit codes: 0 done, 2 something in the options, the files or the data is wrong (
 standard error says what), 130 interrupted. Nothing heavy is imported before a command runs.
 """
 
-import difflib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -13,9 +12,10 @@ from typing import Literal
 
 import tyro
 
+from experiments.arguments import check_arguments
 from experiments.options import RunOptions
 from fedsim import __version__
-from fedsim.errors import ConfigError
+from fedsim.errors import ConfigError, did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +44,19 @@ class ExperimentCommand:
       seeds: runs of every row; default: the preset's.
       corpus: home, massive, snips, a file or a hub name; default: the preset's.
       data: folder of data folders, one data folder, or a file; default $FEDSIM_DATA.
-      devices: number of devices; default: the preset's.
+      columns: of a file: user=...,text=...,tokens=...,intent=...,slots=...,split=...,order=...
+      partition: how sets without people are dealt out: iid, dirichlet:A, quantity:A, natural. All
+        runs have the same people.
+      labels: JSON file with the label inventory of a file.
+      devices: number of devices; default: the preset's, or with another corpus its own.
       rounds: rounds a run; default: the preset's.
+      periods: periods of the continual setting; default 5.
+      by: cut each person's utterances (device) or the order of collection (clock); default device.
+      keep: what devices keep of earlier periods: current, window:k, reservoir:n, all; default
+        current.
       cohort: expected devices a round; default: the preset's.
       model: bilstm or transformer.
+      seed: the first; rows have the same seeds, counted from it.
       processes: runs at a time; default: one a core.
       out: folder for runs, tables and figures; default runs/NAME.
     """
@@ -57,10 +66,17 @@ class ExperimentCommand:
     seeds: int | None = None
     corpus: str | None = None
     data: str | None = None
+    columns: str | None = None
+    partition: str | None = None
+    labels: str | None = None
     devices: int | None = None
     rounds: int | None = None
+    periods: int | None = None
+    by: Literal["device", "clock"] | None = None
+    keep: str | None = None
     cohort: int | None = None
     model: Literal["bilstm", "transformer"] = "bilstm"
+    seed: int = 0
     processes: int | None = None
     out: Path | None = None
 
@@ -72,8 +88,12 @@ def run(command: RunCommand) -> None:
     values = {field.name: getattr(command, field.name) for field in fields(RunOptions)}
     finished = run_recipe(RunOptions(**values), command.out)
     print(finished.table().markdown())
+    failed = sum(line["failures"] for line in finished.rounds)
+    if failed:
+        asked = sum(line["cohort_size"] for line in finished.rounds)
+        print(f"Note: {failed:,} of {asked:,} trainings on devices failed.")
     for sentence in finished.start["assumptions"]:
-        print(f"Note: {sentence}.")
+        print(f"Note: {sentence.rstrip('.')}.")
     if command.out is not None:
         print(f"\nRecord: {command.out}")
 
@@ -82,8 +102,8 @@ def experiment(command: ExperimentCommand) -> None:
     """`fedsim experiment`."""
     from experiments.selection import preset_options, selection
 
-    named = ("corpus", "data", "devices", "rounds", "cohort", "model")
-    given = {key: getattr(command, key) for key in named if getattr(command, key) is not None}
+    passed = {field.name for field in fields(RunOptions)} & vars(command).keys()
+    given = {key: getattr(command, key) for key in passed if getattr(command, key) is not None}
     out = command.out or Path("runs") / command.name
     table = selection(
         preset_options(command.preset, given),
@@ -130,13 +150,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"fedsim {__version__}")
         return 0
     if arguments[0] not in COMMANDS:
-        near = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(COMMANDS)}"
-        print(f"fedsim: unknown command {arguments[0]!r}; {hint}", file=sys.stderr)
+        hint = f"{did_you_mean(arguments[0], COMMANDS)}; choose one of {', '.join(COMMANDS)}"
+        print(f"fedsim: unknown command {arguments[0]!r}{hint}", file=sys.stderr)
         return 2
     options, function = COMMANDS[arguments[0]]
     try:
-        _check_option_names(options, arguments[1:])
+        check_arguments(options, arguments[1:])
         function(tyro.cli(options, prog=f"fedsim {arguments[0]}", args=arguments[1:]))
     except ConfigError as error:
         print(f"fedsim: {error}", file=sys.stderr)
@@ -149,20 +168,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The parser leaves this way after help (0) and after a sentence of its own (2).
         return int(stop.code or 0)
     except KeyboardInterrupt:
-        print("fedsim: interrupted", file=sys.stderr)
+        kept = "; finished runs are kept, and the same command goes on from there"
+        after = kept if arguments[0] == "experiment" else ""
+        print(f"fedsim: interrupted{after}", file=sys.stderr)
         return 130
     return 0
-
-
-def _check_option_names(options: type, arguments: Sequence[str]) -> None:
-    """Refuse unknown options, naming the nearest right one."""
-    known = ["--help", *(f"--{field.name.replace('_', '-')}" for field in fields(options))]
-    for argument in arguments:
-        name = argument.partition("=")[0].replace("_", "-")
-        if name.startswith("--") and name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else "see --help for those there are"
-            raise ConfigError(f"unknown option {name}; {hint}")
 
 
 if __name__ == "__main__":

@@ -5,8 +5,10 @@ and sent to another process. The functions below it build what the names stand f
 what they need when called, so that `--help` answers at once.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 from fedsim.errors import ConfigError, require
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 PROXIMAL_MU = 0.01
 """FedProx's proximal weight where none is given."""
 
+PEOPLE_SEED = 0
+"""Seed of the people: who is generated, who is dealt what, what is held out."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
@@ -32,7 +37,8 @@ class RunOptions:
       corpus: home, massive, snips, a JSONL, CSV or Parquet file, or a hub name.
       data: folder of data folders, one data folder, or a file; default $FEDSIM_DATA.
       columns: of a file: user=...,text=...,tokens=...,intent=...,slots=...,split=...,order=...
-      partition: how sets without people are dealt out: iid, dirichlet:A, quantity:A, natural.
+      partition: how sets without people are dealt out: iid, dirichlet:A, quantity:A, natural. The
+        same people whatever the seed of the run.
       labels: JSON file with the label inventory of a file.
       vocabulary: hashed is independent of data; corpus is read from the training text.
       devices: number of devices (home, partitioned sets).
@@ -58,7 +64,8 @@ class RunOptions:
       local_steps: batches a round instead of epochs.
       evaluate_every: rounds between measurements; default about 20 measurements a run.
       workers: threads that train devices; 0 trains inline; default one a core.
-      seed: every random draw of the run follows from it.
+      seed: of the initial model, the cohorts and the batches; the people stay the same, so that
+        runs can be compared.
     """
 
     corpus: str = "home"
@@ -95,6 +102,10 @@ class RunOptions:
     def __post_init__(self) -> None:
         require(self.rounds >= 1, f"rounds is {self.rounds}; choose 1 or more")
         require(self.cohort >= 1, f"cohort is {self.cohort}; choose 1 or more")
+        require(self.periods >= 1, f"periods is {self.periods}; choose 1 or more")
+        from fedsim.population.periods import Keep
+
+        Keep.parse(self.keep)
         mu = self.proximal_mu
         require(mu is None or mu >= 0, f"proximal_mu is {mu}; choose 0 (none) or more")
         require(self.seed >= 0, f"seed is {self.seed}; choose 0 or more")
@@ -113,6 +124,18 @@ class RunOptions:
             f"cap is {self.cap:g}, which --selection {self.selection} does not use; "
             "choose log, sqrt, activity or softmax",
         )
+
+
+def check_options(options: RunOptions) -> None:
+    """Refuse whatever can be refused before a corpus is read.
+
+    Raises:
+      ConfigError: a value, or a combination of them, that cannot be run.
+    """
+    client_of(options)
+    strategy_of(options)
+    schedule_of(options)
+    _columns(options.columns)
 
 
 def policy_of(options: RunOptions) -> "SelectionPolicy":
@@ -180,19 +203,56 @@ def schedule_of(options: RunOptions) -> "Schedule":
 
 
 def population_of(options: RunOptions) -> "Population":
-    """The corpus, read."""
+    """The corpus, read; the same object as before where nothing it depends on has changed.
+
+    People are dealt and generated with a fixed seed, so that runs of different seeds pair up.
+    """
+    files = tuple(map(_stamp, (options.corpus, options.data, options.labels)))
+    return _population(
+        options.corpus,
+        options.data,
+        options.columns,
+        options.partition,
+        options.labels,
+        options.devices,
+        options.vocabulary,
+        (os.environ.get("FEDSIM_DATA"), *files),
+    )
+
+
+@lru_cache(maxsize=1)
+def _population(
+    corpus: str,
+    data: str | None,
+    columns: str | None,
+    partition: str | None,
+    labels: str | None,
+    devices: int | None,
+    vocabulary: Literal["hashed", "corpus"],
+    state: tuple[object, ...],
+) -> "Population":
+    """The corpus; `state` is what lies outside the options, there for the cache alone."""
     from fedsim.population import Population
 
     return Population.load(
-        options.corpus,
-        options.data,
-        columns=_columns(options.columns),
-        partition=options.partition,
-        labels=options.labels,
-        devices=options.devices,
-        seed=options.seed if options.partition else 0,
-        vocabulary=options.vocabulary,
+        corpus,
+        data,
+        columns=_columns(columns),
+        partition=partition,
+        labels=labels,
+        devices=devices,
+        seed=PEOPLE_SEED,
+        vocabulary=vocabulary,
     )
+
+
+def _stamp(path: str | None) -> tuple[int, int] | None:
+    """Tells a file from what was under its name before; None for what is no file."""
+    try:
+        found = os.stat(path or "")
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
 
 
 def model_of(options: RunOptions, population: "Population") -> "JointTagger":

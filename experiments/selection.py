@@ -65,9 +65,13 @@ def preset_options(preset: Preset, given: Mapping[str, Any] | None = None) -> Ru
 
     Args:
       preset: "quick" or "paper".
-      given: fields of `RunOptions` that the caller sets; they win over the preset.
+      given: fields of `RunOptions` that the caller sets; they win over the preset. Another corpus
+        than the preset's comes with as many devices as it has.
     """
-    return RunOptions(**{**_size(preset).options, **(given or {})})
+    given, own = given or {}, dict(_size(preset).options)
+    if given.get("corpus", own.get("corpus")) != own.get("corpus"):
+        own.pop("devices", None)
+    return RunOptions(**{**own, **given})
 
 
 def selection(

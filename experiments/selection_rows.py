@@ -14,7 +14,7 @@ import numpy as np
 from experiments.cells import Cell
 from experiments.options import RunOptions, policy_of
 from fedsim.record import Run
-from fedsim.report.curves import CENTRAL, Group
+from fedsim.report.curves import CENTRAL, Group, examples_served
 
 SETTINGS: tuple[Literal["static", "continual"], ...] = ("static", "continual")
 WEIGHTINGS: tuple[Literal["examples", "equal", "inverse-rate"], ...] = (
@@ -120,19 +120,19 @@ def further_rows(
 
 
 def cohort_of_equal_examples(options: RunOptions, activity: np.ndarray) -> int:
-    """Cohort with which uniform selection expects as many examples a round as activity does.
+    """Cohort with which uniform selection expects to process as many examples as activity does.
 
     Args:
       options: of the runs; their cohort is activity's.
-      activity: (periods, devices) examples held.
+      activity: (periods, devices) examples held; periods count alike.
 
     Returns:
       At most the number of devices that hold data in every period.
     """
 
     def expected(selection: str) -> float:
-        policy = policy_of(_with_policy(options, selection))
-        return sum(float((policy.rates(held) * held).sum()) for held in activity)
+        rates = policy_of(_with_policy(options, selection)).rates
+        return sum(float(rates(held) @ _served(options, held)) for held in activity)
 
     enlarged = round(options.cohort * expected("activity") / expected("uniform"))
     return max(1, min(enlarged, int((activity > 0).sum(axis=1).min())))
@@ -146,6 +146,11 @@ def usual_steps(options: RunOptions, activity: np.ndarray) -> int:
 
 def _with_policy(options: RunOptions, policy: str) -> RunOptions:
     return replace(options, selection=policy)  # type: ignore[arg-type]
+
+
+def _served(options: RunOptions, held: np.ndarray) -> np.ndarray:
+    o = options
+    return examples_served(held, o.batch_size, o.local_epochs, o.local_steps)
 
 
 def _own_weightings(policy: str, power: float) -> tuple[str, ...]:

@@ -282,6 +282,7 @@ class TestRefusals:
         assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_an_aggregate_that_is_not_finite_leaves_the_model_and_is_a_failure():
     strategy = Selective(FedAvgM(server_learning_rate=1e39), EVERYONE)
     run = simulation(strategy=strategy).run()

@@ -39,6 +39,7 @@ _COLUMNS = (
 )
 
 _DECILES = {"lightest_decile": 1, "heaviest_decile": 10}
+"""Columns of tenths of the people."""
 
 
 def comparison_table(groups: Sequence[Group]) -> Table:
@@ -53,13 +54,11 @@ def comparison_table(groups: Sequence[Group]) -> Table:
     target = 0.9 * final.mean if final is not None else None
     comparisons = len({group.selection for group in groups} - {"uniform", CENTRAL}) or 1
     rows = [_row(group, baseline(groups, group), target, comparisons) for group in groups]
+    # All rows have one test set, so what one of them knows of its size holds for the others.
+    noise = {key for key, decile in _DECILES.items() if _too_few(groups, decile)}
+    rows = [{key: value for key, value in row.items() if key not in noise} for row in rows]
     return Table(
-        columns=[
-            column
-            for column in _COLUMNS
-            if any(row.get(column.key) is not None for row in rows)
-            or _too_few(groups, _DECILES.get(column.key))
-        ],
+        columns=[c for c in _COLUMNS if c.key in noise or any(_filled(row, c) for row in rows)],
         rows=rows,
         caption=caption(groups),
         notes=notes(groups, target, comparisons),
@@ -69,7 +68,7 @@ def comparison_table(groups: Sequence[Group]) -> Table:
 
 def _row(
     group: Group, against: Group | None, target: float | None, comparisons: int
-) -> Mapping[str, Any]:
+) -> dict[str, Any]:
     row: dict[str, Any] = {
         "setting": group.setting,
         "selection": group.label,
@@ -78,10 +77,8 @@ def _row(
         "intent_accuracy": group.final(ACCURACY),
         "slot_f1": group.final("slot_f1"),
         "exact_match": group.final("exact_match"),
+        **{key: group.final(f"deciles/{ACCURACY}_{k}") for key, k in _DECILES.items()},
     }
-    for key, decile in _DECILES.items():
-        if not _too_few([group], decile):
-            row[key] = group.final(f"deciles/{ACCURACY}_{decile}")
     if group.setting == "continual":
         row["forgetting"] = group.final("forgetting/intent_accuracy")
     if against is not None and against is not group:
@@ -96,10 +93,14 @@ def _row(
     return row
 
 
-def _too_few(groups: Sequence[Group], decile: int | None) -> bool:
+def _too_few(groups: Sequence[Group], decile: int) -> bool:
     """Whether a decile is known to have too few test utterances for a figure."""
-    count = None if decile is None else utterances(groups, decile)
+    count = utterances(groups, decile)
     return count is not None and count < FEWEST
+
+
+def _filled(row: Mapping[str, Any], column: Column) -> bool:
+    return row.get(column.key) is not None
 
 
 def _drawings(groups: Sequence[Group]) -> dict[str, "Callable[[], Figure]"]:

@@ -1,6 +1,7 @@
 """Folders of finished runs, written in the format of the record without running anything."""
 
 import json
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 from experiments.cells import Cell
 
 ACTIVITY = np.array([2, 4, 8, 16, 33, 64, 100, 200])
+FINGERPRINTS = {"static": "5a1d", "continual": "c0de"}
 OWN = {"uniform": "examples", "activity": "equal"}
 
 
@@ -18,11 +20,13 @@ def write_run(cell: Cell, path: Path) -> None:
         raise FileExistsError(path)
     path.mkdir(parents=True)
     config = json.loads(json.dumps(asdict(cell.options), default=str))
+    config["recipe"] = dict(config)
     if config["weighting"] == "auto":
         config["weighting"] = OWN.get(cell.options.selection, "inverse-rate")
     config["learning_rate"] = 1.0
     (path / "config.json").write_text(json.dumps(config))
-    (path / "start.json").write_text(json.dumps({"assumptions": []}))
+    start = {"assumptions": [], "fingerprint": FINGERPRINTS[cell.options.setting]}
+    (path / "start.json").write_text(json.dumps(start))
     lines = []
     for number in range(1, 5):
         lift = 0.05 * (cell.options.selection == "activity") + 0.01 * cell.options.seed
@@ -38,10 +42,20 @@ def write_run(cell: Cell, path: Path) -> None:
     np.savez(
         path / "cohorts.npz",
         rates=np.full((1, 8), 0.4),
-        arrived=np.tile(np.arange(3), 4),
-        arrived_offsets=np.arange(5) * 3,
+        drawn=np.tile(np.arange(3), 4),
+        drawn_offsets=np.arange(5) * 3,
     )
     (path / "summary.json").write_text(json.dumps({"seed": cell.options.seed}))
+
+
+def lazy_run(cell: Cell, path: Path) -> None:
+    """A run that says it began and goes on until it is ended; the run of seed 0 finishes."""
+    if cell.options.seed == 0:
+        write_run(cell, path)
+        return
+    path.mkdir(parents=True)
+    (path / "config.json").write_text("{}")
+    time.sleep(600)
 
 
 def broken_run(cell: Cell, path: Path) -> None:

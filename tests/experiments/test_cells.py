@@ -1,12 +1,15 @@
 """Runs of an experiment are made once, in any number of processes, and never taken for others."""
 
+import json
 from dataclasses import replace
 
+import fabricated_folder
 import pytest
 from fabricated_folder import broken_run, write_run
 
 from experiments import cells
 from experiments.cells import Cell, finish
+from experiments.lock import locked
 from experiments.options import RunOptions
 from fedsim.errors import ConfigError
 
@@ -65,6 +68,122 @@ def test_a_finished_run_of_other_options_is_refused_before_anything_runs(tmp_pat
     with pytest.raises(ConfigError, match=r"run-seed0 holds a finished run with cohort=\d+, but"):
         finish(some(2, cohort=5), tmp_path, processes=1)
     assert executed == ["run-seed0"]
+
+
+@pytest.mark.parametrize(
+    "other", [{"devices": 9}, {"learning_rate": 0.5}, {"weighting": "equal"}, {"local_steps": 2}]
+)
+def test_an_option_left_open_is_no_wildcard(tmp_path, executed, other):
+    finish(some(1, **other), tmp_path, processes=1)
+    (name, value) = next(iter(other.items()))
+    with pytest.raises(ConfigError, match=f"run with {name}={value}, but this experiment wants"):
+        finish(some(1), tmp_path, processes=1)
+    assert executed == ["run-seed0"]
+
+
+def change(path, name, **values):
+    """Change values of a run's file; None removes one."""
+    contents = json.loads((path / name).read_text()) | values
+    kept = {key: value for key, value in contents.items() if value is not None}
+    (path / name).write_text(json.dumps(kept))
+
+
+def test_an_option_that_a_record_does_not_know_had_the_effect_of_its_default(tmp_path, executed):
+    finish(some(1), tmp_path, processes=1)
+    recipe = json.loads((tmp_path / "run-seed0" / "config.json").read_text())["recipe"]
+    recipe.pop("draw")
+    change(tmp_path / "run-seed0", "config.json", recipe=recipe)
+    finish(some(1), tmp_path, processes=1)
+    with pytest.raises(ConfigError, match="with draw=poisson, but this experiment wants draw=fix"):
+        finish(some(1, draw="fixed"), tmp_path, processes=1)
+
+
+def test_an_option_that_only_the_record_knows_is_refused(tmp_path, executed):
+    finish(some(1), tmp_path, processes=1)
+    recipe = json.loads((tmp_path / "run-seed0" / "config.json").read_text())["recipe"]
+    change(tmp_path / "run-seed0", "config.json", recipe=recipe | {"dp": "device"})
+    with pytest.raises(ConfigError, match="with dp=device, but this experiment wants dp=None"):
+        finish(some(1), tmp_path, processes=1)
+
+
+def test_a_finished_run_of_a_script_is_refused(tmp_path, executed):
+    finish(some(1), tmp_path, processes=1)
+    change(tmp_path / "run-seed0", "config.json", recipe=None)
+    with pytest.raises(ConfigError, match="not made from options; name another output folder"):
+        finish(some(1), tmp_path, processes=1)
+
+
+def test_the_folder_of_the_data_may_differ_but_not_the_data(tmp_path, executed):
+    finish(some(2, data="here"), tmp_path, processes=1)
+    assert len(finish(some(2, data="there"), tmp_path, processes=1)) == 2
+    change(tmp_path / "run-seed1", "start.json", fingerprint="0bad")
+    with pytest.raises(ConfigError, match=r"run-seed0 and .*run-seed1 were run on different data"):
+        finish(some(3, data="there"), tmp_path, processes=1)
+    assert executed == ["run-seed0", "run-seed1"]
+
+
+def test_other_data_is_noticed_after_the_first_run_on_it(tmp_path, executed, monkeypatch):
+    finish(some(1), tmp_path, processes=1)
+    monkeypatch.setitem(fabricated_folder.FINGERPRINTS, "static", "0bad")
+    with pytest.raises(ConfigError, match="different data"):
+        finish(some(3), tmp_path, processes=1)
+    assert executed == ["run-seed0", "run-seed1"]
+
+
+def test_the_cuts_of_one_population_may_have_different_fingerprints(tmp_path, executed):
+    (cell,) = some(1)
+    continual = Cell(name="c", options=replace(cell.options, setting="continual", periods=2))
+    central = Cell(name="all", options=cell.options, central=True)
+    assert len(finish([cell, continual, central], tmp_path, processes=1)) == 3
+
+
+def test_a_central_run_depends_on_corpus_model_and_seed_alone(tmp_path, executed):
+    (cell,) = some(1)
+    finish([replace(cell, central=True)], tmp_path, processes=1)
+    other = replace(cell.options, rounds=40, cohort=3, learning_rate=0.1)
+    finish([Cell(name=cell.name, options=other, central=True)], tmp_path, processes=1)
+    assert len(executed) == 1
+    vocabulary = replace(cell.options, vocabulary="corpus")
+    with pytest.raises(ConfigError, match="vocabulary=hashed"):
+        finish([Cell(name=cell.name, options=vocabulary, central=True)], tmp_path, processes=1)
+
+
+def test_a_bad_cell_is_refused_before_any_runs_and_leaves_no_folder(tmp_path, executed):
+    good = some(1)
+    bad = Cell(name="bad", options=replace(good[0].options, setting="continual", periods=9))
+    with pytest.raises(ConfigError, match="choose 9 rounds or more"):
+        finish([*good, bad], tmp_path / "deep" / "runs", processes=1)
+    assert not executed
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_another_process_works_in_is_left_to_it(tmp_path, executed):
+    finish(some(1), tmp_path, processes=1)
+    (tmp_path / "run-seed1").mkdir()
+    (tmp_path / "run-seed1" / "config.json").write_text("{}")
+    with locked(tmp_path), pytest.raises(ConfigError, match="in use by the running process"):
+        finish(some(2), tmp_path, processes=1)
+    assert (tmp_path / "run-seed1" / "config.json").exists()
+    finish(some(2), tmp_path, processes=1)
+    assert executed == ["run-seed0", "run-seed1"]
+
+
+def test_finished_runs_are_read_while_another_process_works_in_the_folder(tmp_path, executed):
+    finish(some(2), tmp_path, processes=1)
+    with locked(tmp_path):
+        assert len(finish(some(2), tmp_path, processes=1)) == 2
+
+
+def test_an_interrupt_leaves_finished_runs_and_no_lock(tmp_path, monkeypatch):
+    def interrupted(cell, path):
+        if cell.options.seed == 1:
+            raise KeyboardInterrupt
+        write_run(cell, path)
+
+    monkeypatch.setattr(cells, "execute", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        finish(some(), tmp_path, processes=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["run-seed0"]
 
 
 def test_what_cannot_change_a_result_may_differ(tmp_path, executed):

@@ -40,6 +40,11 @@ def test_an_epoch_stands_where_a_round_does(central):
     assert {line["cohort_examples"] for line in central.rounds} == {total}
 
 
+def test_the_record_says_how_it_was_trained(central):
+    how = {"optimizer": "AdamW", "learning_rate": 0.002, "batch_size": 32}
+    assert central.config["central"] == how
+
+
 def test_it_reads_back_and_prints_like_any_run(central):
     again = load_run(central.path)
     assert again.rounds == central.rounds

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import experiments.recipe
+import experiments.selection
 from experiments.command_line import main
 from fedsim import __version__, load_run
 
@@ -104,23 +105,77 @@ class TestRun:
     def test_a_shortage_is_noted_under_the_table(self, capsys):
         continual = ["--setting", "continual", "--periods", "3", "--rounds", "3", "--workers", "0"]
         assert main(["run", "--devices", "8", "--cohort", "8", *continual]) == 0
-        assert "Note: in period 3 only " in capsys.readouterr().out
+        assert "Note: in period 3" in capsys.readouterr().out
+
+    def test_failed_devices_are_counted_in_one_line(self, capsys, monkeypatch):
+        def unlucky(self, *_, device, **__):
+            raise RuntimeError("out of battery")
+
+        monkeypatch.setattr("fedsim.training.trainer.LocalTrainer.train", unlucky)
+        assert main(["run", *SMALL]) == 0
+        said = capsys.readouterr().out
+        (line,) = (line for line in said.splitlines() if "trainings" in line)
+        failed, asked = (int(word) for word in line.split() if word.isdecimal())
+        assert failed == asked > 0
+        assert line == f"Note: {failed} of {asked} trainings on devices failed."
+        assert "failed so far" in said
+
+    def test_no_line_about_failures_where_there_are_none(self, capsys):
+        assert main(["run", *SMALL]) == 0
+        assert "failed" not in capsys.readouterr().out
+
+
+class TestExperiment:
+    @pytest.fixture
+    def asked(self, monkeypatch):
+        """What the experiment is called with; it then stops as if interrupted."""
+        calls = []
+
+        def selection(options, **settings):
+            calls.append((options, settings))
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(experiments.selection, "selection", selection)
+        return calls
+
+    def test_its_options_reach_every_run(self, asked):
+        given = {
+            "corpus": "talk.csv", "columns": "user=who", "partition": "iid", "labels": "l.json",
+            "devices": 9, "rounds": 8, "periods": 4, "by": "clock", "keep": "window:2",
+            "cohort": 3, "model": "transformer", "seed": 6, "data": "here",
+        }  # fmt: skip
+        words = [word for key, value in given.items() for word in (f"--{key}", str(value))]
+        main(["experiment", "selection", *words])
+        ((options, _),) = asked
+        assert {key: getattr(options, key) for key in given} == given
+        assert options.evaluate_every == 4
+
+    def test_another_corpus_is_not_refused_for_the_presets_devices(self, asked):
+        main(["experiment", "selection", "--corpus", "massive"])
+        assert asked[0][0].devices is None
+
+    def test_an_interrupt_says_how_to_go_on(self, asked, capsys):
+        assert main(["experiment", "selection"]) == 130
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert "interrupted; finished runs are kept, and the same command goes on" in said
 
 
 class TestRefusals:
     @pytest.mark.parametrize(
         ("arguments", "expected"),
         [
-            (["rnu"], "unknown command 'rnu'; did you mean run?"),
+            (["rnu"], "unknown command 'rnu' (did you mean 'run'?); choose one of run, experiment"),
             (["zzz"], "unknown command 'zzz'; choose one of run, experiment"),
-            (["run", "--cohrt", "3"], "unknown option --cohrt; did you mean --cohort?"),
-            (["run", "--sellection=top"], "unknown option --sellection; did you mean --selection?"),
+            (["run", "--cohrt", "3"], "unknown option --cohrt (did you mean '--cohort'?)"),
+            (["run", "--sellection=top"], "--sellection (did you mean '--selection'?)"),
             (["run", "--qqqq"], "unknown option --qqqq; see --help"),
-            (["experiment", "selection", "--sedes", "2"], "did you mean --seeds?"),
+            (["experiment", "selection", "--sedes", "2"], "did you mean '--seeds'?"),
             (["run", "--rounds", "0"], "rounds is 0; choose 1 or more"),
             (["run", "--cohort", "0"], "cohort is 0; choose 1 or more"),
             (["run", "--seed", "-1"], "seed is -1; choose 0 or more"),
-            (["run", "--learning-rate", "-0.1"], "learning_rate is -0.1; choose more than 0"),
+            (["run", "--learning-rate", "-0.1"], "learning_rate is -0.1; choose a finite"),
+            (["run", "--learning-rate", "inf"], "learning_rate is inf; choose a finite"),
             (["run", "--batch-size", "0"], "batch_size is 0; choose 1 or more"),
             (["run", "--proximal-mu", "-1", "--strategy", "fedprox"], "proximal_mu is -1"),
             (["run", "--selection", "activity", "--cap", "-0.5"], "cap is -0.5; choose a rate"),
@@ -149,16 +204,17 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("arguments", "expected"),
         [
-            (["run", "--rounds", "many"], "--rounds"),
-            (["run", "--selection", "activty"], "activity"),
-            (["run", "--corpus"], "--corpus"),
-            (["run", "stray"], "stray"),
-            (["experiment", "selektion"], "selection"),
-            (["experiment"], "selection"),
+            (["run", "--rounds", "many"], "--rounds is 'many'; expected a whole number"),
+            (["run", "--selection", "activty"], "'activty' (did you mean 'activity'?); choose one"),
+            (["run", "--corpus"], "--corpus has no value"),
+            (["run", "stray"], "'stray' is no option"),
+            (["experiment", "selektion"], "did you mean 'selection'?"),
+            (["experiment"], "name is missing; choose selection"),
+            (["experiment", "selection", "--by", "cloc"], "did you mean 'clock'?"),
         ],
     )
-    def test_what_cannot_be_parsed_is_named(self, capsys, arguments, expected):
-        assert expected in refused(capsys, *arguments)
+    def test_what_cannot_be_parsed_is_one_sentence_too(self, capsys, arguments, expected):
+        assert expected in sentence(capsys, *arguments)
 
     def test_an_unknown_corpus_is_named(self, capsys):
         assert "masive" in sentence(capsys, "run", "--corpus", "masive")

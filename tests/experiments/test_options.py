@@ -7,6 +7,7 @@ from flwr.serverapp import strategy as flower
 
 from experiments.options import (
     RunOptions,
+    check_options,
     client_of,
     model_of,
     policy_of,
@@ -128,6 +129,60 @@ def test_columns_are_read_as_pairs(tmp_path):
     assert set(people.inventory.intents) >= {"on", "off"}
 
 
+def test_people_are_the_same_whatever_the_seed_of_the_run(tmp_path):
+    path = tmp_path / "talk.csv"
+    path.write_text("text,intent\n" + "turn it on,on\nturn it off,off\n" * 40)
+    given = {"corpus": str(path), "devices": 4}
+    dealt = [
+        population_of(RunOptions(seed=seed, partition=partition, **given)).fingerprint
+        for partition in ("iid", "dirichlet:0.1")
+        for seed in (0, 1)
+    ]
+    assert dealt[0] == dealt[1] != dealt[2] == dealt[3]
+
+
+def test_a_partition_named_is_the_one_that_goes_without_saying():
+    one, two = (RunOptions(corpus="snips", devices=5, partition=p, seed=3) for p in (None, "iid"))
+    try:
+        assert population_of(one).fingerprint == population_of(two).fingerprint
+    except ConfigError as error:
+        pytest.skip(str(error))
+
+
+def test_a_population_is_read_once_until_its_file_changes(tmp_path):
+    path = tmp_path / "talk.csv"
+    path.write_text("user,text,intent\n" + "ann,turn it on,on\nbob,turn it off,off\n" * 10)
+    options = RunOptions(corpus=str(path))
+    first = population_of(options)
+    assert population_of(dataclasses.replace(options, seed=4, rounds=7)) is first
+    path.write_text(path.read_text() + "eve,turn it up,up\n" * 10)
+    assert population_of(options).devices == 3
+
+
+def test_a_population_follows_the_folder_of_the_data(monkeypatch, tmp_path):
+    first = population_of(RunOptions(devices=4))
+    assert population_of(RunOptions(devices=4)) is first
+    monkeypatch.setenv("FEDSIM_DATA", str(tmp_path))
+    assert population_of(RunOptions(devices=4)) is not first
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"learning_rate": float("inf")}, "learning_rate is inf"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"selection": "activity", "cap": 0.0}, "cap is 0"),
+        ({"strategy": "fedmedian", "weighting": "equal"}, "FedMedian ignores weights"),
+        ({"setting": "continual", "rounds": 2}, "choose 5 rounds or more"),
+        ({"columns": "user"}, "expected name=column pairs"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_without_reading_a_corpus(options, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        check_options(RunOptions(corpus="nowhere.csv", **options))
+
+
 @pytest.mark.parametrize("columns", ["user", "user=", "=who", "user=who,,text=said", ""])
 def test_columns_that_are_no_pairs_are_refused(columns):
     with pytest.raises(ConfigError, match="expected name=column pairs joined by commas"):
@@ -140,6 +195,8 @@ def test_columns_that_are_no_pairs_are_refused(columns):
         ({"rounds": 0}, "rounds is 0; choose 1 or more"),
         ({"cohort": 0}, "cohort is 0; choose 1 or more"),
         ({"seed": -1}, "seed is -1; choose 0 or more"),
+        ({"periods": 0}, "periods is 0; choose 1 or more"),
+        ({"keep": "half"}, "keep is 'half'; expected current, all"),
         ({"proximal_mu": -1.0}, "proximal_mu is -1.0; choose 0"),
         ({"power": 2.0}, "power is 2, which --selection uniform does not use"),
         ({"temperature": 2.0, "selection": "log"}, "--selection log does not use; choose"),

@@ -19,7 +19,7 @@ from experiments.selection_rows import (
 from fedsim.errors import ConfigError
 
 PERIODS = {"static": ACTIVITY[None], "continual": np.stack([ACTIVITY] * 4)}
-OPTIONS = RunOptions(corpus="home", rounds=4, cohort=2)
+OPTIONS = RunOptions(corpus="home", rounds=4, periods=4, cohort=2)
 
 
 @pytest.fixture
@@ -113,6 +113,19 @@ def test_enlarged_uniform_expects_the_examples_of_activity():
     assert uniform == pytest.approx(expected(selection="activity"), rel=0.03)
 
 
+def test_enlarged_uniform_expects_the_examples_that_fixed_local_steps_serve():
+    activity = np.arange(1, 400)[None]
+    options = replace(OPTIONS, cohort=20, batch_size=16, local_steps=1)
+    cohort = cohort_of_equal_examples(options, activity)
+
+    def expected(**changes):
+        rates = policy_of(replace(options, **changes)).rates(activity[0])
+        return float((rates * np.minimum(activity[0], 16)).sum())
+
+    uniform = expected(selection="uniform", cohort=cohort)
+    assert uniform == pytest.approx(expected(selection="activity"), rel=0.03)
+
+
 def test_enlarged_cohort_never_exceeds_the_devices_that_hold_data():
     assert cohort_of_equal_examples(replace(OPTIONS, cohort=4), ACTIVITY[None]) <= 8
     some = ACTIVITY.copy()
@@ -132,6 +145,28 @@ def test_what_the_caller_sets_wins_over_the_preset():
     assert preset_options("quick").corpus == "home"
     assert preset_options("quick", {"corpus": "massive"}).corpus == "massive"
     assert preset_options("quick", {"corpus": "massive"}).rounds == preset_options("quick").rounds
+
+
+@pytest.mark.parametrize("preset", ["quick", "paper"])
+def test_another_corpus_comes_with_its_own_number_of_devices(preset):
+    assert preset_options(preset, {"corpus": "massive"}).devices is None
+    assert preset_options(preset, {"corpus": "snips", "devices": 50}).devices == 50
+    assert preset_options("quick", {"corpus": "home"}) == preset_options("quick")
+    assert preset_options("quick").devices == 300
+
+
+def test_the_paper_preset_keeps_the_options_of_runs_that_were_made_with_it():
+    options = preset_options("paper", {"corpus": "massive"})
+    assert options == RunOptions(corpus="massive", rounds=80, evaluate_every=4)
+    size = PRESETS["paper"]
+    assert (size.seeds, size.crossed, size.further) == (5, ("uniform", "activity"), True)
+
+
+def test_rounds_that_no_schedule_fits_are_refused_before_anything_runs(tmp_path, executed):
+    with pytest.raises(ConfigError, match="rounds is 2, but there are 4 periods"):
+        selection(replace(OPTIONS, rounds=2), "quick", out=tmp_path / "out", processes=1)
+    assert not executed
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

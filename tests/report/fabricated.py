@@ -23,6 +23,13 @@ def rates(selection: str, activity: np.ndarray = ACTIVITY, cohort: float = 8) ->
     return np.minimum(1, cohort * weight / weight.sum())
 
 
+def cohort(selection: str) -> np.ndarray:
+    """Eight neighbouring devices that hold about 100 x SPEED examples together."""
+    windows = np.lib.stride_tricks.sliding_window_view(ACTIVITY, 8).sum(axis=1)
+    first = int(np.argmin(np.abs(windows - 100 * SPEED.get(selection, 1.0))))
+    return np.arange(first, first + 8)
+
+
 def run(
     selection: str = "uniform",
     setting: str = "static",
@@ -37,7 +44,7 @@ def run(
     """A finished run.
 
     Args:
-      selection: name of the policy; decides examples a round.
+      selection: name of the policy; decides who comes, and so the examples of a round.
       setting: "static" or "continual".
       seed: shifts every accuracy a little, alike for all policies.
       rounds: lines of the record.
@@ -53,17 +60,19 @@ def run(
         "strategy": "fedavg", "learning_rate": 1.0, "batch_size": 16, "optimizer": "sgd",
         "local_epochs": 1, "local_steps": None, "seed": seed,
     }  # fmt: skip
+    options |= config or {}
+    client = {k: options[k] for k in ("batch_size", "local_epochs", "local_steps")}
+    options["simulation"] = {"client": {**client, "learning_rate": options["learning_rate"]}}
     random = np.random.default_rng([seed, len(selection)])
-    speed, lines, arrived = SPEED.get(selection, 1.0), [], []
+    examples, lines = int(ACTIVITY[cohort(selection)].sum()), []
     for number in range(1, rounds + 1):
         period = 1 if setting == "static" else 1 + (number - 1) * periods // rounds
-        arrived.append(random.choice(len(ACTIVITY), 8, replace=False))
         line: dict[str, Any] = {
             "round": number, "period": period, "cohort_size": 8,
-            "cohort_examples": int(100 * speed), "intent_accuracy": None, "figures": {},
+            "cohort_examples": examples, "failures": 0, "intent_accuracy": None, "figures": {},
         }  # fmt: skip
         if number % every == 0 or number == rounds:
-            seen = speed * number / rounds * (1 if setting == "static" else 0.8)
+            seen = examples / 100 * number / rounds * (1 if setting == "static" else 0.8)
             accuracy = 0.8 * (1 - np.exp(-2 * seen)) + 0.01 * (seed % 3) + gain
             accuracy += 0.004 * random.standard_normal()
             line |= {"intent_accuracy": accuracy, "slot_f1": accuracy - 0.1}
@@ -78,14 +87,14 @@ def run(
             line["figures"] = figures
         lines.append(line)
     return SimpleNamespace(
-        config=options | (config or {}),
+        config=options,
         start={"assumptions": []},
         rounds=lines,
         summary={},
         cohorts={
             "rates": rates(selection)[None],
-            "arrived": np.concatenate(arrived),
-            "arrived_offsets": np.arange(rounds + 1) * 8,
+            "drawn": np.tile(cohort(selection), rounds),
+            "drawn_offsets": np.arange(rounds + 1) * 8,
         },
         devices={"activity": np.stack([ACTIVITY] * (periods if setting == "continual" else 1))},
     )

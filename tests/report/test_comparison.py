@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fabricated import group
+from fabricated import ACTIVITY, cohort, group
 
 from fedsim.report.comparison import comparison_table
 from fedsim.report.curves import CENTRAL
 from fedsim.report.effects import baseline, error_change, reaching
-from fedsim.report.outcome import notes, outcome
+from fedsim.report.notes import notes
+from fedsim.report.outcome import outcome
 from fedsim.report.statistics import AtLeast, estimate
 
 BOTH = ("static", "continual")
@@ -53,7 +54,10 @@ def test_interval_is_corrected_for_the_policies_compared():
     groups = [group(policy) for policy in ("uniform", "activity", "log", "sqrt")]
     table = comparison_table([*groups, central()])
     assert table.rows[1]["error_change"] == error_change(groups[1], groups[0], 3)
-    assert any("corrected for 3 policies" in note for note in table.notes)
+    assert any(
+        "for the 3 policies compared within a column and setting (Bonferroni)" in note
+        for note in table.notes
+    )
 
 
 def test_equal_local_steps_are_compared_with_uniform_at_equal_local_steps():
@@ -80,7 +84,8 @@ def test_target_is_nine_tenths_of_static_uniforms_final_accuracy():
         rounds.append(reached[0])
     row = comparison_table(groups).rows[0]
     assert row["rounds_to_target"] == np.median(rounds)
-    assert row["examples_to_target"] == 100 * np.median(rounds)
+    served = ACTIVITY[cohort("uniform")].sum()
+    assert row["examples_to_target"] == served * np.median(rounds)
 
 
 def test_a_target_not_reached_is_shown_as_a_bound():
@@ -143,16 +148,134 @@ def test_one_seed_claims_nothing():
     assert "±" not in comparison_table(groups).markdown().split("\n- ")[0]
 
 
-def test_enlarged_uniform_takes_the_amount_of_data_out():
-    enlarged = [
-        replace(group("activity", s, config={"cohort": 15}), selection="uniform",
-                variant="cohort 15")
-        for s in BOTH
-    ]  # fmt: skip
-    text = notes([*four(), *enlarged], None, 1)[1]
-    assert "2.0 times (static)" in text
-    assert "against uniform with cohort 15, which expects as many examples a round" in text
+def enlarged(cohort, setting):
+    one = group("activity", setting, config={"cohort": cohort})
+    return replace(one, selection="uniform", variant=f"cohort {cohort}")
+
+
+def test_only_an_enlarged_cohort_takes_the_amount_of_data_out():
+    taken_out = "With the amount of data taken out at equal rounds"
+    assert not any(taken_out in note for note in notes(four(), None, 1))
+    text = notes([*four(), *(enlarged(15, setting) for setting in BOTH)], None, 1)[1]
+    assert (
+        f"{taken_out}: against uniform with cohort 15, which processes as many examples in "
+        "expectation, averaged over periods, it "
+    ) in text
     assert "(continual)" in text
+
+
+def test_an_enlarged_cohort_of_all_that_hold_data_is_called_clipped():
+    text = notes([*four(), enlarged(len(ACTIVITY), "static")], None, 1)[1]
+    assert "cohort 60, clipped to the devices that hold data in every period" in text
+
+
+def test_equal_examples_say_how_many_rounds_each_side_took():
+    groups = four()
+    served = [ACTIVITY[cohort(policy)].sum() for policy in ("uniform", "activity")]
+    taken = 40 * served[0] / served[1]
+    text = notes(groups, None, 1)[1]
+    assert f"processes {served[1] / served[0]:.1f} times (static)" in text
+    assert (
+        "After the same number of examples, which took activity "
+        f"{taken:.0f} of its 40 rounds against 40 of 40 of uniform, it "
+    ) in text
+
+
+def with_utterances(one, light, heavy):
+    """The same runs with the sizes of the outer deciles recorded."""
+    for run in one.runs:
+        for line in run.rounds:
+            if line["figures"]:
+                line["figures"] |= {"deciles/utterances_1": light, "deciles/utterances_10": heavy}
+    return one
+
+
+def test_a_decile_of_few_utterances_is_not_shown_and_the_note_says_how_few():
+    table = comparison_table([with_utterances(group("uniform"), 2, 1240)])
+    text = table.markdown()
+    assert table.rows[0].get("lightest_decile") is None
+    assert table.rows[0]["heaviest_decile"] is not None
+    assert "light %" in text
+    assert "(2 and 1,240 test utterances; – below 30)" in text
+
+
+def test_a_decile_of_enough_utterances_is_shown_and_so_is_one_of_an_older_record():
+    table = comparison_table([with_utterances(group("uniform"), 30, 1240)])
+    assert table.rows[0]["lightest_decile"] is not None
+    assert "(30 and 1,240 test utterances)" in table.markdown()
+    older = comparison_table([group("uniform")])
+    assert older.rows[0]["lightest_decile"] is not None
+    assert "test utterances)" not in older.markdown()
+
+
+def test_the_verdict_on_the_settings_says_that_its_interval_is_not_corrected():
+    said = "a single comparison whose interval is not corrected"
+    assert said in outcome(four(static=-0.4, continual=0.02), 5)
+    assert said not in outcome(four(static=-0.4, continual=0.02), 1)
+
+
+@pytest.mark.parametrize(
+    ("config", "client", "rate"),
+    [
+        ({"learning_rate": None}, {"learning_rate": 0.3}, "0.3"),
+        ({"learning_rate": None}, {"learning_rate": None}, "1"),
+        ({"learning_rate": None, "model": "transformer"}, {"learning_rate": None}, "0.1"),
+        ({"learning_rate": None, "optimizer": "adamw"}, {"learning_rate": None}, "0.001"),
+    ],
+)
+def test_the_caption_names_the_learning_rate_that_was_used(config, client, rate):
+    one = group("uniform", config=config)
+    for run in one.runs:
+        run.config["simulation"]["client"] |= client
+    assert f"at learning rate {rate}, " in comparison_table([one]).caption
+
+
+def test_assumptions_come_from_all_runs_each_once_as_a_sentence():
+    groups = four()
+    for run in groups[0].runs:
+        run.start["assumptions"] = ["rows without a person were left out"]
+    groups[3].runs[1].start["assumptions"] = [
+        "rows without a person were left out",
+        "in period 2 only 5 devices hold data.",
+    ]
+    assert notes(groups, None, 1)[-1] == (
+        "Assumptions: Rows without a person were left out. In period 2 only 5 devices hold data."
+    )
+
+
+def test_runs_of_different_commits_are_named():
+    groups = four()
+    said = "Runs come from different commits"
+    assert not any(said in note for note in notes(groups, None, 1))
+    for one in groups:
+        for run in one.runs:
+            run.config["environment"] = {"commit": "72ee5bb5e56ffa39"}
+    assert not any(said in note for note in notes(groups, None, 1))
+    groups[0].runs[0].config["environment"] = {"commit": None}
+    assert notes(groups, None, 1)[-1] == (
+        f"{said} of the code: an unknown one (1 run), 72ee5bb5e5 (11 runs)."
+    )
+
+
+def test_rates_that_fall_short_of_the_cohort_are_summed():
+    groups = four()
+    said = "Expected devices a round, where caps or a lack of devices"
+    full = np.full((2, len(ACTIVITY)), 8 / len(ACTIVITY))
+    for one in groups:
+        one.runs[0].cohorts["rates"] = full
+    assert not any(said in note for note in notes(groups, None, 1))
+    groups[3].runs[0].cohorts["rates"] = full * [[0.5], [0.75]]
+    (note,) = (note for note in notes(groups, None, 1) if said in note)
+    assert note.endswith(": activity (continual) 4.0 to 6.0 of 8.")
+
+
+def test_notes_say_how_central_training_went_and_that_top_hears_nobody_else():
+    text = " ".join(notes([group("uniform"), group("top"), central()], None, 1))
+    assert "by AdamW (rate 0.002, batches of 32) for 40 epochs; figures are of the last" in text
+    assert "never hears the others" in text
+    ours = central()
+    ours.runs[0].config["central"] = {"optimizer": "AdamW", "learning_rate": 0.1, "batch_size": 8}
+    assert "(rate 0.1, batches of 8)" in " ".join(notes([group("uniform"), ours], None, 1))
 
 
 def test_notes_warn_of_heavy_devices_counted_twice_and_of_the_clock():

@@ -1,10 +1,27 @@
 """Curves read the record: only what was measured, against work that was really done."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
-from fabricated import ACTIVITY, group, run
+from fabricated import ACTIVITY, cohort, group, run
+from hypothesis import given
+from hypothesis import strategies as st
 
-from fedsim.report.curves import band, curve, figure, measured, value_after, work
+from clients import NLUClient
+from fedsim import Population, Simulation, Static
+from fedsim.models import BiLSTMTagger
+from fedsim.report.curves import (
+    band,
+    curve,
+    examples_served,
+    figure,
+    measured,
+    value_after,
+    work,
+)
+from fedsim.training.batches import shuffled, steps_of
+from strategies import Selective, UniformSelection
 
 
 def test_only_measured_rounds_are_on_a_curve():
@@ -20,18 +37,70 @@ def test_figures_of_probes_are_found_by_their_slash():
     assert figure({"slot_f1": 0.3}, "devices/exact_match") is None
 
 
+@given(
+    held=st.integers(0, 70),
+    batch_size=st.integers(1, 20),
+    epochs=st.integers(1, 3),
+    steps=st.none() | st.integers(1, 30),
+)
+def test_examples_served_are_those_of_the_batches_that_training_takes(
+    held, batch_size, epochs, steps
+):
+    taken = steps_of(held, batch_size, epochs, steps)
+    batches = shuffled(held, batch_size, taken, np.random.default_rng(0))
+    slow = sum(len(indices) for indices in batches)
+    assert examples_served(np.array([held]), batch_size, epochs, steps).tolist() == [slow]
+
+
 def test_work_is_counted_in_rounds_examples_and_participations():
     one = run("activity", rounds=5, config={"local_epochs": 3})
+    served = 3 * ACTIVITY[cohort("activity")].sum()
     assert work(one, "rounds").tolist() == [1, 2, 3, 4, 5]
     assert work(one, "participations").tolist() == [8, 16, 24, 32, 40]
-    assert work(one, "examples").tolist() == [600, 1200, 1800, 2400, 3000]
+    assert work(one, "examples").tolist() == [served * k for k in (1, 2, 3, 4, 5)]
 
 
-def test_with_equal_local_steps_examples_are_steps_times_what_a_step_sees():
-    one = run(rounds=3, config={"local_steps": 4})
-    cohorts = one.cohorts["arrived"].reshape(3, 8)
-    slow = [sum(4 * min(int(ACTIVITY[d]), 16) for d in cohort) for cohort in cohorts]
-    assert work(one, "examples").tolist() == np.cumsum(slow).tolist()
+def test_activity_of_the_rounds_own_period_counts_and_empty_cohorts_count_nothing():
+    one = run("uniform", "continual", rounds=4, periods=2)
+    one.devices["activity"][1] = 7
+    one.cohorts["drawn"], one.cohorts["drawn_offsets"] = (
+        np.array([0, 1, 2]),
+        np.array([0, 1, 1, 3, 3]),
+    )
+    first = ACTIVITY[0]
+    assert work(one, "examples").tolist() == [first, first, first + 14, first + 14]
+
+
+def test_without_batches_in_the_record_each_example_of_a_line_counts_once():
+    one = run(rounds=2, config={"local_epochs": 3})
+    for config in ({}, {"simulation": {"client": {"class": "ClientApp"}}}):
+        one.config = config
+        total = one.rounds[0]["cohort_examples"]
+        assert work(one, "examples").tolist() == [total, 2 * total]
+
+
+@pytest.mark.parametrize("local", [{"local_epochs": 2}, {"local_steps": 3}])
+def test_a_scripts_own_run_counts_what_its_optimizers_saw(local):
+    from flwr.serverapp.strategy import FedAvg
+
+    people = Population.load("home", devices=6)
+    simulation = Simulation(
+        population=people,
+        model=BiLSTMTagger.sized_for(people),
+        client=NLUClient(batch_size=8, **local),
+        strategy=Selective(FedAvg(), UniformSelection(cohort=3)),
+        schedule=Static(rounds=2),
+        workers=0,
+    )
+    finished = simulation.run()
+    offsets, drawn = finished.cohorts["drawn_offsets"], finished.cohorts["drawn"]
+    slow = []
+    for start, stop in pairwise(offsets):
+        for device in drawn[start:stop]:
+            held = int(people.activity(0)[device])
+            steps = steps_of(held, 8, local.get("local_epochs", 1), local.get("local_steps"))
+            slow += [len(b) for b in shuffled(held, 8, steps, np.random.default_rng(0))]
+    assert work(finished, "examples")[-1] == sum(slow) > 0
 
 
 def test_value_between_measurements_lies_on_the_line_and_none_outside():

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import matplotlib
 import pytest
-from fabricated import ACTIVITY, group, rates
+from fabricated import ACTIVITY, cohort, group, rates
 
 from fedsim.report.comparison import comparison_table
 from fedsim.report.curves import CENTRAL
@@ -28,7 +28,9 @@ def test_learning_curves_have_a_panel_a_setting_and_a_line_a_policy(axis):
     for panel in figure.axes:
         drawn = {line.get_label(): line for line in panel.get_lines()}
         last = drawn["uniform"].get_xdata()[-1]
-        assert last == pytest.approx({"rounds": 40, "examples": 4000, "participations": 320}[axis])
+        served = 40 * ACTIVITY[cohort("uniform")].sum()
+        ends = {"rounds": 40, "examples": served, "participations": 320}
+        assert last == pytest.approx(ends[axis])
         assert len(panel.collections) == len(NAMES)
 
 

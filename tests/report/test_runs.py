@@ -17,7 +17,7 @@ def run_of(lines, **summary) -> Run:
         },
         start={"population": "home", "test_examples": 1234},
         rounds=[{"period": 1, "cohort_size": 4, "cohort_examples": 50, **line} for line in lines],
-        summary={"seed": 3, "rounds": len(lines), "examples_processed": 1500, **summary},
+        summary={"seed": 3, "rounds": len(lines), **summary},
         cohorts={},
         devices={},
     )
@@ -63,4 +63,12 @@ def test_comparing_gives_a_row_a_run_with_last_figures():
     assert table.rows[0]["intent_accuracy"].mean == pytest.approx(0.75)
     assert table.rows[1]["intent_accuracy"] is None
     assert "75.0" in table.markdown()
-    assert "1,500" in table.markdown()
+    assert [row["examples"] for row in table.rows] == [50, 100]
+
+
+def test_failed_devices_are_added_up_where_there_are_any():
+    lines = [line(1) | {"failures": 2}, line(2, 0.1), line(3, 0.2) | {"failures": 3}]
+    table = run_of(lines).table()
+    assert [row["failed"] for row in table.rows] == [2, 5]
+    assert "failed so far" in table.markdown()
+    assert "failed" not in run_of([line(1, 0.1)]).table().markdown()
