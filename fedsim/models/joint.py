@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 EMBEDDING_GAIN, FEATURE_GAIN = 8.0, 3.0
 """Constants that word vectors and the heads' inputs are multiplied by (initial word vectors keep
 unit variance). Under plain SGD they act like larger rates for embeddings (64 times) and heads
-(9 times), which one common rate would starve. Chosen on the dev set of `massive`, where an embedding
-gain of 16 did better still, and worse on `home`."""
+(9 times), which one common rate would starve. Chosen on the dev set of `massive`, where an
+embedding gain of 16 did better still, and worse on `home`."""
 
 Parameters = dict[str, Tensor]
 Batch = Mapping[str, Tensor]
