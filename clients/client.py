@@ -63,7 +63,8 @@ class NLUClient:
             f"learning_rate is {rate}; choose a finite rate above 0",
         )
         require(
-            self.proximal_mu >= 0, f"proximal_mu is {self.proximal_mu}; choose 0 (none) or more"
+            0 <= self.proximal_mu < math.inf,
+            f"proximal_mu is {self.proximal_mu}; choose 0 (none) or more, and finite",
         )
 
     def rate(self, model: JointTagger) -> float:

@@ -32,8 +32,8 @@ from fedsim.errors import ConfigError
 from fedsim.record import Run, is_finished, load_run
 
 _MAY_DIFFER = frozenset({"workers", "data"})
-"""What cannot change a result: the data may have moved, and fingerprints tell whether it is the
-same."""
+"""What cannot change a result: the data may have moved. Runs on different data differ in their
+fingerprints; where all runs are finished, the data is not read again."""
 
 _CORPUS = ("corpus", "columns", "partition", "labels", "vocabulary", "devices")
 """What a population depends on, its cut into periods apart."""
@@ -164,7 +164,7 @@ def _run_missing(cells: Sequence[Cell], finished: _Finished, processes: int) -> 
                 if error is None:
                     finished.add(cell)
                 else:
-                    failures.append(f"{cell.name}: {error or type(error).__name__}")
+                    failures.append(f"{cell.name}: {str(error) or type(error).__name__}")
                 bar.advance(task)
     if failures:
         raise ConfigError(

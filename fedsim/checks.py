@@ -62,9 +62,11 @@ def surprises(policy: Any, people: Population) -> list[str]:
         activity = people.activity(period)
         expected, holders = policy.rates(activity).sum(), int(np.count_nonzero(activity))
         if expected < policy.cohort * (1 - 1e-9):
-            who = (
-                "all of them come" if expected == holders else f"no rate may exceed {policy.cap:g}"
-            )
+            cap = getattr(policy, "cap", 1.0)
+            if expected == holders:
+                who = "all of them come"
+            else:
+                who = f"no rate may exceed {cap:g}" if cap < 1 else "their rates reach no further"
             found.append(
                 f"in period {period + 1}, {holders} devices hold data and {who}: "
                 f"{expected:g} devices are expected, not the cohort of {policy.cohort:g}"

@@ -209,13 +209,13 @@ class _Marks:
     spans: np.ndarray
 
     def of(self, chosen: np.ndarray) -> dict[str, float | None]:
-        """Figures over the chosen examples, (n,) bool; None where there are none."""
+        """Figures over the chosen examples, (n,) bool; None without any (for slots: any span)."""
         if not chosen.any():
             return {"intent_accuracy": None, "slot_f1": None, "exact_match": None}
         spans = int(self.spans[chosen].sum())
         return {
             "intent_accuracy": float(self.intent[chosen].mean()),
-            "slot_f1": 2 * int(self.spans_right[chosen].sum()) / spans if spans else 0.0,
+            "slot_f1": 2 * int(self.spans_right[chosen].sum()) / spans if spans else None,
             "exact_match": float(self.exact[chosen].mean()),
         }
 

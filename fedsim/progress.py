@@ -52,6 +52,6 @@ class Progress:
         if line["train_loss"] is not None:
             self._loss = f"loss {line['train_loss']:.3f}"
         if line["intent_accuracy"] is not None:
-            intent, slots = 100 * line["intent_accuracy"], 100 * line["slot_f1"]
-            self._accuracy = f"intent {intent:.1f} %  slot F1 {slots:.1f} %"
+            named = (("intent", line["intent_accuracy"]), ("slot F1", line["slot_f1"]))
+            self._accuracy = "  ".join(f"{n} {100 * v:.1f} %" for n, v in named if v is not None)
         self._bar.update(self._task, advance=1, description=f"{self._loss}  {self._accuracy}")

@@ -56,7 +56,7 @@ class Simulation:
       workers: threads that train devices; 0 trains them in the calling thread; None is one a core.
       evaluate_every: rounds between measurements; None measures about 20 times. The last round is
         always measured.
-      probes: more probes, beside the standard ones.
+      probes: more probes, beside the standard ones; one that keeps state serves one run.
     """
 
     population: Population
@@ -192,10 +192,8 @@ class Simulation:
         )
         arrived = np.array([r.metadata.src_node_id for r in replies.valid], np.int64)
         failures = list(replies.failures)
-        # Flower divides by the sum of weights, which is 0 where nobody asked holds data.
-        heard = replies.valid if activity[arrived].any() else []
         with seeded_globals(self.seed, "aggregate", round):
-            record, _ = self.strategy.aggregate_train(round, heard)
+            record, _ = self.strategy.aggregate_train(round, replies.heard)
         if record is not None:
             new = to_parameters(record, like=parameters)
             if all(bool(p.isfinite().all()) for p in new.values()):
@@ -227,10 +225,11 @@ class Simulation:
         messages = list(
             self.strategy.configure_evaluate(round, to_record(parameters), config, grid)
         )
-        replies = sorted(
-            (r for r in grid.send_and_receive(messages) if not r.has_error()),
-            key=lambda reply: reply.metadata.src_node_id,
-        )
+        replies = collect(
+            grid.send_and_receive(messages),
+            [m.metadata.dst_node_id for m in messages],
+            needs=getattr(self.strategy, "weighted_by_key", None),
+        ).heard
         metrics = self.strategy.aggregate_evaluate(round, replies) if replies else None
         return {f"evaluate/{key}": value for key, value in (metrics or {}).items()}  # type: ignore[misc]
 

@@ -21,6 +21,8 @@ from flwr.serverapp.strategy import (
     Bulyan,
     FedMedian,
     FedTrimmedAvg,
+    FedXgbBagging,
+    FedXgbCyclic,
     Krum,
     MultiKrum,
     QFedAvg,
@@ -75,6 +77,10 @@ class Selective(Strategy):
             not unweighted or weighting == "auto",
             f"{name} ignores weights, so weighting={weighting!r} would have no effect; "
             "leave it at 'auto'",
+        )
+        require(
+            not isinstance(strategy, (FedXgbBagging, FedXgbCyclic)),
+            f"{name} aggregates trees, not the parameters of a torch model",
         )
         require(
             hasattr(strategy, "weighted_by_key"),

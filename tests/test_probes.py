@@ -279,8 +279,23 @@ def test_slot_f1_and_counts_are_broken_down_like_accuracy():
     figures = Accuracy(test=test, decile=decile, due=Due(every=1))(finished(said))
     assert figures["deciles/slot_f1_1"] == 1.0
     assert figures["deciles/slot_f1_10"] == 0.0
+    assert figures["deciles/slot_f1_2"] is None
     assert figures["devices/slot_f1"] == 0.5
     assert figures["unseen/slot_f1"] == 1.0
+
+
+def test_slot_f1_is_not_measured_where_there_is_no_span():
+    test = utterances([2, 1])
+    test = test.with_(slots=np.zeros(3, np.int16))
+    figures = Accuracy(test=test, decile=np.array([1]), due=Due(every=1))(finished(perfect(test)))
+    assert figures["slot_f1"] is None and figures["devices/slot_f1"] is None
+    assert figures["exact_match"] == 1.0
+
+
+def test_counts_stand_beside_the_deciles():
+    test = utterances([2, 1, 1, 1], device=[0, 0, 1, UNSEEN])
+    decile = np.array([1, 10])
+    figures = Accuracy(test=test, decile=decile, due=Due(every=1))(finished(perfect(test)))
     assert [figures[f"deciles/utterances_{k}"] for k in (1, 2, 10)] == [2, 0, 1]
 
 

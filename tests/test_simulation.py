@@ -4,6 +4,7 @@ import json
 import random
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -315,3 +316,30 @@ def test_devices_that_use_the_global_generator_do_not_move_the_strategy_s_draws(
         return [line["figures"]["evaluate/node"] for line in run.rounds]
 
     assert asked(0) == asked(7)
+
+
+def test_a_policy_without_a_cap_whose_rates_fall_short_is_said_so():
+    @dataclass(frozen=True)
+    class Half:
+        cohort: float = 12
+        label = "half"
+        natural_weighting = "equal"
+
+        def rates(self, activity):
+            return np.full(len(activity), 0.5)
+
+    run = simulation(strategy=Selective(FedAvg(), Half())).run()
+    assert (
+        "in period 1, 12 devices hold data and their rates reach no further: "
+        "6 devices are expected, not the cohort of 12"
+    ) in run.start["assumptions"]
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyError], ids=["exit", "error"])
+def test_whatever_an_app_raises_is_a_failure_of_its_device(kind):
+    def stop(message):
+        raise kind("enough")
+
+    app = misbehaving({1}, stop)
+    run = simulation(client=app, strategy=Selective(FedAvg(), EVERYONE)).run()
+    assert [line["failures"] for line in run.rounds] == [1, 1]

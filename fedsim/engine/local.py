@@ -120,7 +120,7 @@ class LocalGrid(Grid):
             reply = self._app(message, context)
             if not isinstance(reply, Message) or reply.metadata.src_node_id != device:
                 raise TypeError("the client app returned no reply to its message")
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             log.debug("device %d failed", device, exc_info=True)
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             return Message(Error(code=0, reason=reason), reply_to=message)

@@ -18,17 +18,22 @@ from fedsim.plan import Failure
 NAMES = ("arrays", "metrics")
 """Names of the two records of a reply."""
 
+NUMBER = -1
+"""What stands for the length of a metric that is no list."""
+
 
 class Collected(NamedTuple):
     """Replies of a round, sorted into good and bad.
 
     Attributes:
       valid: replies that count, in device order.
+      heard: those the strategy is given: all of them, or none where it could not weigh them.
       failures: devices whose reply does not, in device order.
       train_loss: mean training loss over `valid`, weighted by real examples, or None.
     """
 
     valid: list[Message]
+    heard: list[Message]
     failures: tuple[Failure, ...]
     train_loss: float | None
 
@@ -36,7 +41,7 @@ class Collected(NamedTuple):
 def collect(
     replies: Iterable[Message],
     asked: Iterable[int],
-    parameters: Mapping[str, Tensor],
+    parameters: Mapping[str, Tensor] | None = None,
     needs: str | None = None,
 ) -> Collected:
     """Check the replies of one round.
@@ -44,8 +49,10 @@ def collect(
     Args:
       replies: in any order.
       asked: device ids that were addressed.
-      parameters: the global model that was sent.
-      needs: a metric every reply must hold as a single number, or None.
+      parameters: the global model that was sent, whose names and shapes a reply must have; None
+        where only metrics are expected.
+      needs: the metric a strategy weighs replies by, a finite number >= 0 in each of them, or None.
+        Where these sum to 0 or overflow, the strategy is given none.
     """
     by_device = {reply.metadata.src_node_id: reply for reply in replies}
     valid, failures = [], []
@@ -59,13 +66,21 @@ def collect(
             failures.append(Failure(device, "reply", fault))
         else:
             valid.append(reply)
-    return Collected(_alike(valid), tuple(failures), _train_loss(valid))
+    train_loss = _train_loss(valid)
+    heard = _weighable(_alike(valid), needs)
+    return Collected(valid, heard, tuple(failures), train_loss)
 
 
-def _fault(reply: Message, parameters: Mapping[str, Tensor], needs: str | None) -> str | None:
+def _fault(
+    reply: Message, parameters: Mapping[str, Tensor] | None, needs: str | None
+) -> str | None:
     """Why a reply cannot be used, or None."""
     arrays = list(reply.content.array_records.values())
     metrics = list(reply.content.metric_records.values())
+    if parameters is None:
+        if len(metrics) != 1:
+            return f"{len(metrics)} metric records; expected one"
+        return _metrics_fault(metrics[0], needs)
     if len(arrays) != 1 or len(metrics) != 1:
         return (
             f"{len(arrays)} array records and {len(metrics)} metric records; expected one of each"
@@ -80,11 +95,17 @@ def _fault(reply: Message, parameters: Mapping[str, Tensor], needs: str | None) 
             return _line(f"array {name} cannot be read: {type(error).__name__}: {error}")
         if fault := _array_fault(values, parameters[name]):
             return f"array {name} {fault}"
-    if needs is not None and not isinstance(metrics[0].get(needs), int | float):
-        return f"metric {needs} is {metrics[0].get(needs)}; expected a number"
-    for name, value in metrics[0].items():
+    return _metrics_fault(metrics[0], needs)
+
+
+def _metrics_fault(metrics: MetricRecord, needs: str | None) -> str | None:
+    """Why metrics cannot be used, or None."""
+    for name, value in metrics.items():
         if not np.isfinite(np.asarray(value, np.float64)).all():
             return f"metric {name} is {value}"
+    weight = 0 if needs is None else metrics.get(needs)
+    if not isinstance(weight, int | float) or weight < 0:
+        return f"metric {needs} is {weight}; expected a number, 0 or more"
     return None
 
 
@@ -111,18 +132,30 @@ def _alike(replies: list[Message]) -> list[Message]:
     keys = [_keys(reply) for reply in replies]
     common = set.intersection(*keys) if keys else set()
     for reply, own in zip(replies, keys, strict=True):
-        ((arrays_name, arrays),) = reply.content.array_records.items()
-        ((metrics_name, metrics),) = reply.content.metric_records.items()
-        if own != common or (arrays_name, metrics_name) != NAMES:
-            kept = {key: metrics[key] for key, _ in sorted(common)}
-            reply.content = RecordDict(dict(zip(NAMES, (arrays, MetricRecord(kept)), strict=True)))
+        content = reply.content
+        names = (*content.array_records, *content.metric_records)
+        if own != common or names != NAMES[-len(names) :]:
+            (metrics,) = content.metric_records.values()
+            kept = MetricRecord({key: metrics[key] for key, _ in sorted(common)})
+            reply.content = RecordDict({NAMES[1]: kept})
+            for arrays in content.array_records.values():
+                reply.content[NAMES[0]] = arrays
     return replies
 
 
+def _weighable(replies: list[Message], needs: str | None) -> list[Message]:
+    """The replies, or none where their weights sum to 0 or to no finite number."""
+    if needs is None:
+        return replies
+    metrics = (next(iter(r.content.metric_records.values())) for r in replies)
+    total = sum(float(each[needs]) for each in metrics)  # type: ignore[arg-type]
+    return replies if 0 < total < float("inf") else []
+
+
 def _keys(reply: Message) -> set[tuple[str, int]]:
-    """Names of a reply's metrics, with the length of lists (0 for a number)."""
+    """Names of a reply's metrics, with the length of lists (NUMBER for a number)."""
     metrics = next(iter(reply.content.metric_records.values()))
-    return {(k, len(v) if isinstance(v, list) else 0) for k, v in metrics.items()}
+    return {(k, len(v) if isinstance(v, list) else NUMBER) for k, v in metrics.items()}
 
 
 def _line(text: str) -> str:

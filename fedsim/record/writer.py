@@ -1,15 +1,16 @@
 """The files of a run, written as it goes.
 
     config.json     first, before anything is computed
-    start.json      once the corpus is read
+    start.json devices.npz    once the corpus is read
     rounds.jsonl    one line a round, flushed
     failures.jsonl  one line a failed device
-    cohorts.npz devices.npz model.safetensors summary.json    at the end
+    cohorts.npz model.safetensors summary.json    at the end
 
 A figure that was not measured is null; infinity is the string "inf" (and the like for "nan").
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -182,7 +183,8 @@ class Writer:
         with _written(name), (self.path / name).open("ab", buffering=0) as file:
             before = file.tell()
             try:
-                file.write(data)
+                if file.write(data) != len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             except OSError:
                 file.truncate(before)
                 raise

@@ -76,9 +76,11 @@ def _column_notes(groups: Sequence[Group], target: float | None, comparisons: in
         if comparisons > 1
         else ""
     )
+    several = any(len(group.runs) > 1 for group in groups)
+    spread = " ± half of the 95 % interval (Student t)" if several else ""
     found = [
-        "Final figures are of the last measured round, on test utterances: mean over seeds ± half "
-        "of the 95 % interval (Student t). Seeds vary the initial model, the cohorts and the "
+        "Final figures are of the last measured round, on test utterances: mean over seeds"
+        f"{spread}. Seeds vary the initial model, the cohorts and the "
         "batches, but neither the people nor the test set, so intervals do not cover other people.",
         "Error vs uniform: relative change of 1 - intent accuracy against uniform selection under "
         "its own weighting in the same setting (with the same local steps where these are fixed), "
@@ -126,6 +128,11 @@ def _weighting_notes(groups: Sequence[Group]) -> list[str]:
         found.append(
             "Activity with weights by examples counts heavy devices twice: it optimises another "
             "objective than the other rows."
+        )
+    if {("activity", "equal"), ("activity", "inverse-rate")} <= seen:
+        found.append(
+            "Where no rate is at its cap, n/q is the same for every device under proportional "
+            "selection: inverse-rate weighting of activity is then equal weighting."
         )
     if ("uniform", "equal") in seen:
         found.append(

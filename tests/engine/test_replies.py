@@ -158,7 +158,7 @@ def test_text_beside_the_records_is_allowed():
 
 
 def test_an_empty_cohort_is_an_ordinary_round():
-    assert collect([], [], MODEL) == ([], (), None)
+    assert collect([], [], MODEL) == ([], [], (), None)
 
 
 @given(st.permutations(range(7)))
@@ -221,7 +221,8 @@ def test_whether_a_reply_counts_depends_on_it_alone():
 def test_a_reply_without_the_weight_a_bare_strategy_needs_is_a_failure():
     lacking = sent_back(0, {"arrays": arrays(), "metrics": MetricRecord({"train_loss": 1.0})})
     found = collect([lacking, good(1)], [0, 1], MODEL, needs="num-examples")
-    assert found.failures == ((0, "reply", "metric num-examples is None; expected a number"),)
+    sentence = "metric num-examples is None; expected a number, 0 or more"
+    assert found.failures == ((0, "reply", sentence),)
 
 
 def test_whatever_counts_aggregates_to_a_finite_model():
@@ -234,3 +235,50 @@ def test_whatever_counts_aggregates_to_a_finite_model():
     assert len(found.valid) == 2
     new, _ = FedAvg().aggregate_train(1, found.valid)
     assert all(p.isfinite().all() for p in to_parameters(new, like=MODEL).values())
+
+
+@pytest.mark.parametrize("weight", [-1, float("nan"), "many"], ids=str)
+def test_a_weight_that_no_strategy_can_use_is_a_failure(weight):
+    said = MetricRecord({"train_loss": 1.0})
+    if not isinstance(weight, str):
+        said["num-examples"] = weight
+    found = collect(
+        [sent_back(0, {"arrays": arrays(), "metrics": said}), good(1)],
+        [0, 1],
+        MODEL,
+        needs="num-examples",
+    )
+    assert [f.device for f in found.failures] == [0]
+    assert [r.metadata.src_node_id for r in found.heard] == [1]
+
+
+@pytest.mark.parametrize("weights", [(0, 0), (1e308, 1e308)], ids=["zero", "overflow"])
+def test_weights_that_cannot_be_divided_by_give_the_strategy_nothing(weights):
+    replies = [
+        sent_back(d, {"arrays": arrays(), "metrics": metrics(**{"num-examples": w})})
+        for d, w in enumerate(weights)
+    ]
+    found = collect(replies, [0, 1], MODEL, needs="num-examples")
+    assert len(found.valid) == 2 and found.heard == []
+
+
+def test_an_empty_list_is_not_a_number():
+    odd = sent_back(0, {"arrays": arrays(), "metrics": metrics(seen=[])})
+    found = collect([odd, good(1)], [0, 1], MODEL, needs="num-examples")
+    FedAvg().aggregate_train(1, found.heard)
+    assert all("seen" not in r.content["metrics"] for r in found.heard)
+
+
+def test_a_device_without_a_loss_does_not_hide_the_others_losses():
+    silent = sent_back(0, {"arrays": arrays(), "metrics": MetricRecord({"num-examples": 4})})
+    assert collect([silent, good(1)], [0, 1], MODEL).train_loss is not None
+
+
+def test_evaluation_replies_need_metrics_alone():
+    replies = [
+        sent_back(d, {"metrics": MetricRecord({"num-examples": 1, f"only-{d}": 1.0})})
+        for d in range(2)
+    ]
+    found = collect([*replies, sent_back(2, {})], [0, 1, 2], needs="num-examples")
+    assert [f.device for f in found.failures] == [2]
+    assert FedAvg().aggregate_evaluate(1, found.heard) is not None

@@ -2,6 +2,8 @@
 
 import errno
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,8 @@ from fedsim.plan import Failure, FinishedRound
 from fedsim.record import Writer, load_run, model_sha256
 from fedsim.record.writer import COLUMNS, encoded
 from strategies import ActivitySelection, Selective
+
+ROOT = Path(__file__).resolve().parents[2]
 
 PEOPLE = Population.load("home", devices=8)
 
@@ -332,3 +336,33 @@ class TestFullDisk:
         with pytest.raises(ConfigError, match=r"rounds\.jsonl cannot be written: No space left"):
             simulate(tmp_path / "run", probes=[fill_up])
         assert len((tmp_path / "run" / "rounds.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_disk_that_fills_in_the_middle_of_a_line_leaves_whole_lines(tmp_path):
+    """The system may write a part and report success; a limit on file sizes does just that."""
+    script = f"""
+import resource, signal
+from clients import NLUClient
+from fedsim import ConfigError, Population, Simulation, Static
+from fedsim.models import BiLSTMTagger
+from flwr.serverapp.strategy import FedAvg
+from strategies import Selective, UniformSelection
+
+people = Population.load("home", devices=4)
+model = BiLSTMTagger(rows=people.vocabulary.rows, intents=40, slot_labels=60, embedding=2, hidden=2)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, 9_000))
+try:
+    Simulation(population=people, model=model, client=NLUClient(), workers=0,
+               strategy=Selective(FedAvg(), UniformSelection(cohort=2)),
+               schedule=Static(rounds=60)).run({str(tmp_path / "out")!r})
+except ConfigError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert "rounds.jsonl cannot be written" in done.stdout, done.stderr
+    text = (tmp_path / "out" / "rounds.jsonl").read_text()
+    assert text.endswith("\n")
+    assert [strict(line)["round"] for line in text.splitlines()] == list(
+        range(1, text.count("\n") + 1)
+    )
