@@ -148,7 +148,7 @@ def _weighable(replies: list[Message], needs: str | None) -> list[Message]:
     if needs is None:
         return replies
     metrics = (next(iter(r.content.metric_records.values())) for r in replies)
-    total = sum(float(each[needs]) for each in metrics)  # type: ignore[arg-type]
+    total = sum((float(each[needs]) for each in metrics), 0.0)  # type: ignore[arg-type]
     return replies if 0 < total < float("inf") else []
 
 
