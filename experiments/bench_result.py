@@ -44,7 +44,8 @@ class Measurement:
       seconds: (repeats, rounds) wall-clock seconds of every round.
       median: seconds a round: medians over repeats, averaged over rounds.
       examples_per_second: training examples over those medians.
-      ratio: this line's median over that of `against`, or None.
+      ratio: median, over repeats and rounds, of a round's seconds over those of the same round and
+        repeat of `against`; None where there is nothing to compare with.
       against: name of the line it is compared with, or None.
     """
 

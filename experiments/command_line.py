@@ -143,9 +143,9 @@ def bench(command: BenchCommand) -> None:
     from experiments.bench_round import bench_round
 
     measured = bench_round(rounds=command.rounds, repeats=command.repeats, workers=command.workers)
+    print(measured.markdown())
     if command.json is not None:
         command.json.write_text(measured.json(), "utf-8")
-    print(measured.markdown())
 
 
 COMMANDS: dict[str, tuple[type, Callable]] = {
