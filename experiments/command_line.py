@@ -81,6 +81,25 @@ class ExperimentCommand:
     out: Path | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class BenchCommand:
+    """Time one part of fedsim against doing without it, and hold it to its budget.
+
+    Attributes:
+      name: round: a round of training against a bare loop over the same batches.
+      rounds: timed rounds of each candidate and repeat.
+      repeats: turns each candidate gets; medians over them are reported.
+      workers: threads that train devices; 0 trains inline; default one a core.
+      json: file for the machine, every measurement and the budgets.
+    """
+
+    name: tyro.conf.Positional[Literal["round"]]
+    rounds: int = 8
+    repeats: int = 5
+    workers: int | None = None
+    json: Path | None = None
+
+
 def run(command: RunCommand) -> None:
     """`fedsim run`."""
     from experiments.recipe import run_recipe
@@ -119,15 +138,27 @@ def experiment(command: ExperimentCommand) -> None:
     print(f"  {out / 'runs'}/  (one folder a run)")
 
 
+def bench(command: BenchCommand) -> None:
+    """`fedsim bench`."""
+    from experiments.bench_round import bench_round
+
+    measured = bench_round(rounds=command.rounds, repeats=command.repeats, workers=command.workers)
+    print(measured.markdown())
+    if command.json is not None:
+        command.json.write_text(measured.json(), "utf-8")
+
+
 COMMANDS: dict[str, tuple[type, Callable]] = {
     "run": (RunCommand, run),
     "experiment": (ExperimentCommand, experiment),
+    "bench": (BenchCommand, bench),
 }
 
 USAGE = """usage: fedsim COMMAND [OPTIONS]
 
   run                 one simulation
   experiment NAME     one paper-style table: selection
+  bench NAME          one benchmark: round
 
   fedsim COMMAND --help    the options of a command
   fedsim --version         the version"""

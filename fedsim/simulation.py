@@ -182,6 +182,8 @@ class Simulation:
         arrays, config = to_record(parameters), ConfigRecord({"period": period})
         with seeded_globals(self.seed, "configure", round):
             messages = list(self.strategy.configure_train(round, arrays, config, grid))
+        # Devices with the most work first, so that no worker waits for a late one.
+        messages.sort(key=lambda m: (-activity[m.metadata.dst_node_id], m.metadata.dst_node_id))
         asked = np.array(sorted(m.metadata.dst_node_id for m in messages), np.int64)
         replies = collect(
             grid.send_and_receive(messages),

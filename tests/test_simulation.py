@@ -293,6 +293,21 @@ def test_an_aggregate_that_is_not_finite_leaves_the_model_and_is_a_failure():
     assert run.summary["model_sha256"] == run.start["model_sha256"]
 
 
+@pytest.mark.parametrize(
+    "strategy", [FedAvg(fraction_evaluate=0.0), Selective(FedAvg(), EVERYONE)], ids=["bare", "plan"]
+)
+def test_devices_with_the_most_work_start_first_so_that_no_worker_waits_for_them(strategy):
+    app, started = ClientApp(), []
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        started.append(int(PEOPLE.activity()[context.node_id]))
+        return replied(message, 1.0)
+
+    simulation(client=app, strategy=strategy, schedule=Static(rounds=1)).run()
+    assert started == sorted(PEOPLE.activity().tolist(), reverse=True)
+
+
 def test_devices_that_use_the_global_generator_do_not_move_the_strategy_s_draws():
     def drawing(times):
         app = ClientApp()

@@ -38,7 +38,7 @@ class CohortGrid(Grid):
             self._phantoms = 0
 
     def real(self, messages: Iterable[Message]) -> list[Message]:
-        """Messages to the cohort, devices with the most work first, so that no worker waits.
+        """Messages to the cohort.
 
         Raises:
           ConfigError: the strategy did not address exactly the cohort.
@@ -51,8 +51,7 @@ class CohortGrid(Grid):
                 f"{self.plan.round} has {len(self._nodes)}; a strategy inside Selective must train "
                 "every node it is shown, once"
             )
-        work = dict(zip(self._nodes, self.plan.examples.tolist(), strict=True))
-        return sorted(kept, key=lambda m: (-work[m.metadata.dst_node_id], m.metadata.dst_node_id))
+        return kept
 
     def get_node_ids(self) -> Iterable[int]:
         """Devices of the cohort, and phantoms inside `padded`."""

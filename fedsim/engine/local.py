@@ -62,8 +62,11 @@ class LocalGrid(Grid):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Train (or evaluate, or query) every addressed device; one reply each, in any order."""
-        return list(self.map(self._handle, messages))
+        """Train (or evaluate, or query) every addressed device; one reply each, as they are ready.
+
+        With workers all of them start at once; without, each starts when its reply is asked for.
+        """
+        return self.map(self._handle, messages)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Start work on messages; without workers it is done before this returns."""

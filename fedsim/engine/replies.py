@@ -6,6 +6,7 @@ failures. Whether a reply counts depends on that reply alone. Replies are handed
 because floating-point sums depend on it.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -54,30 +55,44 @@ def collect(
       needs: the metric a strategy weighs replies by, a finite number >= 0 in each of them, or None.
         Where these sum to 0 or overflow, the strategy is given none.
     """
-    by_device = {reply.metadata.src_node_id: reply for reply in replies}
+    sent = None
+    if parameters is not None:
+        sent = {name: p.detach().cpu().numpy() for name, p in parameters.items()}
+    # Each is checked as it comes in, while other devices still train.
+    by_device = {r.metadata.src_node_id: (r, _failure(r, sent, needs)) for r in replies}
     valid, failures = [], []
     for device in sorted(asked):
-        reply = by_device.get(device)
-        if reply is None:
+        if device not in by_device:
             failures.append(Failure(device, "missing", "no reply"))
-        elif reply.has_error():
-            failures.append(Failure(device, "train", _line(reply.error.reason or "unknown error")))
-        elif fault := _fault(reply, parameters, needs):
-            failures.append(Failure(device, "reply", fault))
-        else:
+            continue
+        reply, failure = by_device[device]
+        if failure is None:
             valid.append(reply)
+        else:
+            failures.append(failure)
     train_loss = _train_loss(valid)
     heard = _weighable(_alike(valid), needs)
     return Collected(valid, heard, tuple(failures), train_loss)
 
 
-def _fault(
-    reply: Message, parameters: Mapping[str, Tensor] | None, needs: str | None
-) -> str | None:
+def _failure(
+    reply: Message, sent: Mapping[str, np.ndarray] | None, needs: str | None
+) -> Failure | None:
+    """Why a reply does not count, or None."""
+    device = reply.metadata.src_node_id
+    if reply.has_error():
+        return Failure(device, "train", _line(reply.error.reason or "unknown error"))
+    # Values beyond the model's range are found by looking at them.
+    with np.errstate(over="ignore", invalid="ignore"):
+        fault = _fault(reply, sent, needs)
+    return None if fault is None else Failure(device, "reply", fault)
+
+
+def _fault(reply: Message, sent: Mapping[str, np.ndarray] | None, needs: str | None) -> str | None:
     """Why a reply cannot be used, or None."""
     arrays = list(reply.content.array_records.values())
     metrics = list(reply.content.metric_records.values())
-    if parameters is None:
+    if sent is None:
         if len(metrics) != 1:
             return f"{len(metrics)} metric records; expected one"
         return _metrics_fault(metrics[0], needs)
@@ -85,15 +100,15 @@ def _fault(
         return (
             f"{len(arrays)} array records and {len(metrics)} metric records; expected one of each"
         )
-    if set(arrays[0]) != set(parameters):
-        odd = sorted(set(arrays[0]) ^ set(parameters))
+    if set(arrays[0]) != set(sent):
+        odd = sorted(set(arrays[0]) ^ set(sent))
         return f"array names differ from the global model's: {', '.join(odd)}"
     for name, array in arrays[0].items():
         try:
             values = array.numpy()
         except Exception as error:  # Bytes from a device: NumPy may raise anything.
             return _line(f"array {name} cannot be read: {type(error).__name__}: {error}")
-        if fault := _array_fault(values, parameters[name]):
+        if fault := _array_fault(values, sent[name]):
             return f"array {name} {fault}"
     return _metrics_fault(metrics[0], needs)
 
@@ -109,17 +124,16 @@ def _metrics_fault(metrics: MetricRecord, needs: str | None) -> str | None:
     return None
 
 
-def _array_fault(values: np.ndarray, model: Tensor) -> str | None:
+def _array_fault(values: np.ndarray, sent: np.ndarray) -> str | None:
     """Why an array cannot stand in for the model's, or None."""
-    if values.shape != tuple(model.shape):
-        return f"has shape {values.shape}; expected {tuple(model.shape)}"
+    if values.shape != sent.shape:
+        return f"has shape {values.shape}; expected {sent.shape}"
     if values.dtype.kind not in "fiu":
         return f"has dtype {values.dtype}; expected real numbers"
-    with np.errstate(over="ignore", invalid="ignore"):
-        values = values.astype(model.detach().cpu().numpy().dtype, copy=False)
-        # A finite sum has finite terms; only where it is not is every entry looked at.
-        if not np.isfinite(values.sum()) and not np.isfinite(values).all():
-            return "has values that are not finite"
+    values = values.astype(sent.dtype, copy=False)
+    # A finite sum has finite terms; only where it is not is every entry looked at.
+    if not math.isfinite(values.sum()) and not np.isfinite(values).all():
+        return "has values that are not finite"
     return None
 
 

@@ -32,14 +32,14 @@ def bidirectional_lstm(
     Returns:
       (..., n, 2 hidden) packed states.
     """
-    mirrored = packing.reversed(words)
     if words.dim() == 2:
-        ahead, back = (
-            _stock(packing.padded(w), weight_ih[d], weight_hh[d], bias[d])
-            for d, w in enumerate((words, mirrored))
+        layouts = (packing, packing.backwards())
+        directions = zip(
+            layouts, weight_ih.unbind(), weight_hh.unbind(), bias.unbind(), strict=True
         )
-        return torch.cat([packing.packed(ahead), packing.reversed(packing.packed(back))], dim=-1)
-    stacked = torch.stack([words, mirrored], dim=-3).flatten(0, -3)
+        states = [p.packed(_stock(p.padded(words), *weights)) for p, *weights in directions]
+        return torch.cat(states, dim=-1)
+    stacked = torch.stack([words, packing.reversed(words)], dim=-3).flatten(0, -3)
     projected = torch.baddbmm(
         bias.flatten(0, -2).unsqueeze(1), stacked, weight_ih.flatten(0, -3).transpose(1, 2)
     )

@@ -5,8 +5,9 @@ sentences that still have a word there. With a leading device axis, a step is as
 device needs, so that devices of one stack share one layout.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,19 +49,31 @@ class Packing:
           >>> p.steps, p.place.tolist(), p.mirror.tolist()
           ([2, 1, 1], [0, 3, 1, 2], [3, 1, 2, 0])
         """
-        examples = lengths.shape[-1]
-        time = torch.arange(tokens, device=lengths.device)
-        widest = lengths.reshape(-1, examples).amax(0) if examples else lengths.new_zeros(0)
-        inside = time[:, None] < widest
-        step, example = inside.nonzero(as_tuple=True)
+        # In NumPy: on arrays this small an operation of torch costs ten times as much.
+        each = lengths.cpu().numpy()
+        examples = each.shape[-1]
+        widest = each.reshape(-1, examples).max(0, initial=0)
+        inside = np.arange(tokens)[:, None] < widest
+        step, example = inside.nonzero()
         active = inside.sum(1)
-        first = active.cumsum(0) - active
-        opposite = lengths[..., example] - 1 - step
+        first = active.cumsum() - active
+        opposite = each[..., example] - 1 - step
         real = opposite >= 0
-        itself = torch.arange(len(step), device=lengths.device)
-        mirror = torch.where(real, first[opposite.clamp(min=0)] + example, itself)
-        steps = [count for count in active.tolist() if count]
-        return cls(examples, tokens, steps, example * tokens + step, example, mirror, real, lengths)
+        itself = np.arange(len(step))
+        mirror = np.where(real, first[np.maximum(opposite, 0)] + example, itself)
+        layout = (example * tokens + step, example, mirror, real)
+        place, owner, twin, word = (torch.from_numpy(a).to(lengths.device) for a in layout)
+        steps = active[active > 0].tolist()
+        return cls(examples, tokens, steps, place, owner, twin, word, lengths)
+
+    def backwards(self) -> "Packing":
+        """For a single device: the layout in which every sentence is written from its end."""
+        return replace(self, place=self.place[self.mirror])
+
+    @property
+    def _full(self) -> bool:
+        """Whether every place holds a word: a single device has no other places."""
+        return self.real.dim() == 1
 
     def packed(self, padded: Tensor) -> Tensor:
         """(..., examples, tokens, features) -> (..., n, features)."""
@@ -80,7 +93,7 @@ class Packing:
 
     def sums(self, packed: Tensor) -> Tensor:
         """Sums over the words of each sentence: (..., n, features) -> (..., examples, features)."""
-        kept = packed * self.real.unsqueeze(-1)
+        kept = packed if self._full else packed * self.real.unsqueeze(-1)
         size = (*packed.shape[:-2], self.examples, packed.shape[-1])
         return packed.new_zeros(size).index_add(-2, self.example, kept)
 
@@ -91,7 +104,7 @@ class Packing:
     def maxima(self, packed: Tensor) -> Tensor:
         """Maxima over the words of each sentence, (..., examples, features); 0 without words."""
         lowest = float("-inf")
-        kept = packed.masked_fill(~self.real.unsqueeze(-1), lowest)
+        kept = packed if self._full else packed.masked_fill(~self.real.unsqueeze(-1), lowest)
         size = (*packed.shape[:-2], self.examples * self.tokens, packed.shape[-1])
         flat = packed.new_full(size, lowest).index_copy(-2, self.place, kept)
         highest = flat.unflatten(-2, (self.examples, self.tokens)).amax(-2)

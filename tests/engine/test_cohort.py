@@ -27,12 +27,12 @@ def identity():
         yield
 
 
-def grid_of(*cohort: int, examples=None) -> CohortGrid:
+def grid_of(*cohort: int) -> CohortGrid:
     plan = Plan(
         round=7,
         period=0,
         cohort=np.array(cohort, np.int64),
-        examples=np.array(examples or [1] * len(cohort), np.int64),
+        examples=np.ones(len(cohort), np.int64),
         weights=np.ones(len(cohort)),
         rates=np.full(20, 0.1),
         draw="poisson",
@@ -69,11 +69,6 @@ def test_phantoms_go_away_when_the_strategy_raises():
 def test_messages_to_phantoms_are_dropped():
     kept = grid_of(5).real(to(-1, 5, -2))
     assert [message.metadata.dst_node_id for message in kept] == [5]
-
-
-def test_devices_with_the_most_work_come_first():
-    kept = grid_of(2, 4, 6, examples=[5, 90, 5]).real(to(6, 2, 4))
-    assert [message.metadata.dst_node_id for message in kept] == [4, 2, 6]
 
 
 @pytest.mark.parametrize("addressed", [(2,), (2, 4, 4), (2, 5), (2, 4, 7)])

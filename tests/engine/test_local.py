@@ -53,6 +53,23 @@ def test_nodes_are_devices(grid):
     assert list(grid.get_node_ids()) == [0, 1, 2, 3, 4, 5]
 
 
+def test_a_reply_can_be_read_while_other_devices_still_train():
+    app, read = ClientApp(), threading.Event()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        in_time = context.node_id == 0 or read.wait(timeout=20)
+        return Message(
+            RecordDict({"metrics": MetricRecord({"in_time": int(in_time)})}), reply_to=message
+        )
+
+    with LocalGrid(app, devices=2, workers=2) as grid:
+        replies = iter(grid.send_and_receive(messages(0, 1)))
+        assert next(replies).metadata.src_node_id == 0
+        read.set()
+        assert said(next(replies), "in_time") == 1
+
+
 def test_every_message_gets_its_own_devices_reply(grid):
     replies = list(grid.send_and_receive(messages(4, 0, 2)))
     assert sorted(reply.metadata.src_node_id for reply in replies) == [0, 2, 4]
