@@ -30,10 +30,7 @@ from experiments.options import RunOptions, check_options
 from experiments.workers import run_all
 from fedsim.errors import ConfigError
 from fedsim.record import Run, is_finished, load_run
-
-_MAY_DIFFER = frozenset({"workers", "data"})
-"""What cannot change a result: the data may have moved, and fingerprints tell whether it is the
-same."""
+from fedsim.record.same import MAY_DIFFER
 
 _CORPUS = ("corpus", "columns", "partition", "labels", "vocabulary", "devices")
 """What a population depends on, its cut into periods apart."""
@@ -190,7 +187,7 @@ def _check_same(run: Run, cell: Cell, path: Path) -> None:
     wanted = json.loads(json.dumps(asdict(cell.options), default=str))
     # Options that an older record does not know had the effect of their defaults.
     found = {**_DEFAULTS, **recipe}
-    compared = _CENTRAL if cell.central else (wanted.keys() | recipe.keys()) - _MAY_DIFFER
+    compared = _CENTRAL if cell.central else (wanted.keys() | recipe.keys()) - MAY_DIFFER
     for name in sorted(compared):
         if found[name] != wanted.get(name):
             raise ConfigError(

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from fedsim.describe import describe, environment
+from fedsim.describe import describe
+from fedsim.environment import environment
 from fedsim.models.joint import JointTagger
 from fedsim.plan import FinishedRound, Scores
 from fedsim.population import Population
@@ -26,6 +27,8 @@ def config_contents(
     schedule: Schedule,
     seed: int,
     workers: int | None,
+    evaluate_every: int,
+    probes: Sequence[Any],
     recipe: dict | None,
 ) -> dict[str, Any]:
     """config.json: everything that was asked for, defaults resolved, and versions.
@@ -49,6 +52,8 @@ def config_contents(
             "strategy": describe(strategy),
             "schedule": describe(schedule),
             "workers": workers,
+            "evaluate_every": evaluate_every,
+            "probes": describe(list(probes)),
         },
         "environment": environment(),
     }

@@ -16,14 +16,12 @@ import numpy as np
 
 from fedsim.errors import ConfigError
 from fedsim.models.joint import Parameters
+from fedsim.record.encoding import decoded
 
 if TYPE_CHECKING:
     from fedsim.report.table import Table
 
 Arrays = dict[str, np.ndarray]
-
-NOT_FINITE = ("inf", "-inf", "nan")
-"""What stands in the files for figures that standard JSON has no number for."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -101,23 +99,6 @@ def load_run(path: str | Path) -> Run:
         cohorts=_arrays(path / "cohorts.npz"),
         devices=_arrays(path / "devices.npz"),
     )
-
-
-def decoded(figures: dict[str, Any]) -> dict[str, Any]:
-    """The strings that stand for figures without a JSON number back to floats, nested ones too.
-
-    Example:
-      >>> decoded({"epsilon_max": "inf", "figures": {"probe/x": "-inf"}})
-      {'epsilon_max': inf, 'figures': {'probe/x': -inf}}
-    """
-    return {
-        key: decoded(value)
-        if isinstance(value, dict)
-        else float(value)
-        if isinstance(value, str) and value in NOT_FINITE
-        else value
-        for key, value in figures.items()
-    }
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -165,8 +165,11 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("arguments", "expected"),
         [
-            (["rnu"], "unknown command 'rnu' (did you mean 'run'?); choose one of run, experiment"),
-            (["zzz"], "unknown command 'zzz'; choose one of run, experiment"),
+            (
+                ["rnu"],
+                "unknown command 'rnu' (did you mean 'run'?); choose one of run, resume, experiment",
+            ),
+            (["zzz"], "unknown command 'zzz'; choose one of run, resume, experiment"),
             (["run", "--cohrt", "3"], "unknown option --cohrt (did you mean '--cohort'?)"),
             (["run", "--sellection=top"], "--sellection (did you mean '--selection'?)"),
             (["run", "--qqqq"], "unknown option --qqqq; see --help"),

@@ -14,7 +14,8 @@ from fedsim import ConfigError, Population, Simulation, Static
 from fedsim.models import BiLSTMTagger
 from fedsim.plan import Failure, FinishedRound
 from fedsim.record import Writer, load_run, model_sha256
-from fedsim.record.writer import COLUMNS, encoded
+from fedsim.record.encoding import encoded
+from fedsim.record.writer import COLUMNS
 from strategies import ActivitySelection, Selective
 
 PEOPLE = Population.load("home", devices=8)
