@@ -39,6 +39,7 @@ def build(options: RunOptions) -> "Simulation":
         seed=options.seed,
         workers=options.workers,
         evaluate_every=options.evaluate_every,
+        checkpoint_every=options.checkpoint_every,
     )
 
 

@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -202,12 +203,19 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
       ConfigError: it is missing or damaged.
     """
-    try:
+    with read(path):
         return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+
+
+@contextmanager
+def read(path: Path, where: str = "") -> Iterator[None]:
+    """Turn a missing or damaged file into one clear sentence."""
+    try:
+        yield
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
         what = getattr(error, "strerror", None) or "it is damaged"
         raise ConfigError(
-            f"{path} cannot be read: {what}; run the simulation again into a new folder"
+            f"{path}{where} cannot be read: {what}; run the simulation again into a new folder"
         ) from None
 
 

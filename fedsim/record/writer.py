@@ -23,7 +23,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fedsim.errors import require
-from fedsim.folder import CHECKPOINT, Folder, check_free, read_json
+from fedsim.folder import CHECKPOINT, Folder, check_free, read, read_json
 from fedsim.plan import SERVER, FinishedRound
 from fedsim.record.encoding import decoded, encoded
 from fedsim.record.run import Arrays
@@ -222,7 +222,8 @@ class Writer:
             if since > round:
                 path.unlink()
                 continue
-            self._rates.append(np.load(path, allow_pickle=False))
+            with read(path):
+                self._rates.append(np.load(path, allow_pickle=False))
             self._rates_round.append(since)
         self._settled = round
 
