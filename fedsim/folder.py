@@ -166,10 +166,11 @@ class Folder:
         length = 0
         for line in path.read_bytes().splitlines(keepends=True):
             try:
-                value = json.loads(line) if line.endswith(b"\n") else None
-            except ValueError:
-                value = None
-            if value is None or value["round"] > round:
+                value = json.loads(line)
+                whole = line.endswith(b"\n") and value["round"] <= round
+            except (ValueError, TypeError, KeyError):
+                break
+            if not whole:
                 break
             kept.append(value)
             length += len(line)

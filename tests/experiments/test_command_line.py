@@ -142,7 +142,7 @@ class TestResume:
             assert main(["run", *SMALL, "--out", str(tmp_path / "my run")]) == 130
         return tmp_path / "my run"
 
-    def test_an_interrupt_prints_the_command_that_goes_on(self, interrupted, capsys):
+    def test_an_interrupt_prints_the_command_that_goes_on(self, capsys, interrupted):
         said = capsys.readouterr().err
         assert said == f"fedsim: interrupted; fedsim resume '{interrupted}' goes on from there\n"
 
@@ -222,14 +222,14 @@ class TestResume:
             stderr=subprocess.PIPE,
             text=True,
         ) as process:
-            log = tmp_path / "run" / "rounds.jsonl"
-            while process.poll() is None and not (log.exists() and log.stat().st_size):
+            saved = tmp_path / "run" / "checkpoint"
+            while process.poll() is None and not list(saved.glob("round-*.npz")):
                 time.sleep(0.01)
             process.send_signal(signal.SIGINT)
             said = process.communicate(timeout=60)[1]
         assert process.returncode == 130
         assert said == f"fedsim: interrupted; fedsim resume {tmp_path}/run goes on from there\n"
-        assert list((tmp_path / "run" / "checkpoint").glob("round-*.npz"))
+        assert list(saved.glob("round-*.npz"))
 
 
 class TestExperiment:

@@ -33,7 +33,7 @@ def simulation() -> Simulation:
 
 
 def die_in_write(n: int) -> None:
-    """Patch what writes: every second half of the n-th write never happens."""
+    """Patch what writes: the second half of the n-th write never happens."""
     writes = iter(range(1, 1 << 30))
 
     def patch(owner, name, halfway):
@@ -53,8 +53,9 @@ def die_in_write(n: int) -> None:
 
     def half_a_line(whole, folder, name, lines):
         whole(folder, name, lines)
-        path = folder.path / name
-        os.truncate(path, path.stat().st_size - 7)
+        if lines:
+            path = folder.path / name
+            os.truncate(path, path.stat().st_size - 7)
 
     patch(os, "fsync", lambda whole, file: None)
     patch(os, "replace", lambda whole, old, new: None)
