@@ -101,8 +101,7 @@ class Writer:
                 check_same(path, recorded, value)
                 return recorded
             # Written before anything was built: the options and versions alone.
-            first = {name: value.get(name) for name in ("recipe", "environment")}
-            check_same(path, {name: recorded.get(name) for name in first}, first)
+            check_same(path, _first(recorded), _first(value))
         self.folder.json("config.json", encoded(value))
         return dict(value)
 
@@ -234,6 +233,11 @@ class Writer:
 
         if self.folder is not None:
             self.folder.replace(name, write)
+
+
+def _first(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of a run before anything is built."""
+    return {"options": config.get("recipe"), "environment": config.get("environment")}
 
 
 def _save(array: np.ndarray, path: Path) -> None:

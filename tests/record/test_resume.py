@@ -13,7 +13,8 @@ from same_run import assert_same_run
 
 from clients import NLUClient
 from fedsim import ConfigError, Continual, Population, Simulation, Static
-from fedsim.folder import Folder
+from fedsim.environment import environment
+from fedsim.folder import Folder, begin
 from fedsim.models import BiLSTMTagger
 from fedsim.record import Writer
 from fedsim.record.checkpoint import newest
@@ -282,6 +283,11 @@ class TestWhereToGoOn:
         (stopped / "config.json").write_text(json.dumps(config))
         with pytest.raises(ConfigError, match=r'environment.torch \("1.0" there, .* now\)'):
             simulation().run(stopped, resume=True)
+
+    def test_a_folder_that_other_options_claimed_is_refused(self, tmp_path):
+        begin(tmp_path / "run", {"recipe": {"seed": 3}, "environment": environment()})
+        with pytest.raises(ConfigError, match=r"options.seed \(3 there, absent now\)"):
+            simulation().run(tmp_path / "run", resume=True)
 
     def test_a_folder_that_another_process_works_in_is_refused(self, stopped):
         with (
