@@ -46,7 +46,9 @@ def check_arguments(command: type, arguments: Sequence[str]) -> None:
             name = places.pop(0)
             _check_value(name, word, hints[name])
     for name in places:
-        raise ConfigError(f"{name} is missing; choose {_choices(hints[name])}")
+        known = get_args(hints[name])
+        remedy = f"choose {_choices(hints[name])}" if known else "write it after the command"
+        raise ConfigError(f"{name} is missing; {remedy}")
 
 
 def _option(word: str, words: list[str], options: Mapping[str, Any]) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fedsim.describe import environment
+from fedsim.environment import environment
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,10 +30,7 @@ from experiments.options import RunOptions, check_options
 from experiments.workers import run_all
 from fedsim.errors import ConfigError
 from fedsim.record import Run, is_finished, load_run
-
-_MAY_DIFFER = frozenset({"workers", "data"})
-"""What cannot change a result: the data may have moved. Runs on different data differ in their
-fingerprints; where all runs are finished, the data is not read again."""
+from fedsim.record.same import MAY_DIFFER
 
 _CORPUS = ("corpus", "columns", "partition", "labels", "vocabulary", "devices")
 """What a population depends on, its cut into periods apart."""
@@ -174,9 +171,10 @@ def _run_missing(cells: Sequence[Cell], finished: _Finished, processes: int) -> 
 
 
 def _inline(run: Callable[[Cell, Path], None], job: tuple[Cell, Path]) -> None:
-    """Run a cell without threads of its own."""
+    """Run a cell without threads of its own, and without checkpoints: it starts over if it must."""
     cell, path = job
-    run(replace(cell, options=replace(cell.options, workers=0)), path)
+    options = replace(cell.options, workers=0, checkpoint_every=cell.options.rounds)
+    run(replace(cell, options=options), path)
 
 
 def _check_same(run: Run, cell: Cell, path: Path) -> None:
@@ -190,7 +188,7 @@ def _check_same(run: Run, cell: Cell, path: Path) -> None:
     wanted = json.loads(json.dumps(asdict(cell.options), default=str))
     # Options that an older record does not know had the effect of their defaults.
     found = {**_DEFAULTS, **recipe}
-    compared = _CENTRAL if cell.central else (wanted.keys() | recipe.keys()) - _MAY_DIFFER
+    compared = _CENTRAL if cell.central else (wanted.keys() | recipe.keys()) - MAY_DIFFER
     for name in sorted(compared):
         if found[name] != wanted.get(name):
             raise ConfigError(

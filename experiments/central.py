@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from experiments.options import RunOptions, model_of, population_of
-from fedsim.describe import environment
+from fedsim.environment import environment
 from fedsim.plan import FinishedRound
 from fedsim.population import Examples
 from fedsim.population.examples import concatenate

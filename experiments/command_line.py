@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
@@ -16,6 +16,9 @@ from experiments.arguments import check_arguments
 from experiments.options import RunOptions
 from fedsim import __version__
 from fedsim.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from fedsim.record import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,17 @@ class RunCommand(RunOptions):
 
     def __post_init__(self) -> None:
         """Nothing: the parser would frame a refusal; `run` checks when it makes the options."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumeCommand:
+    """Go on with a run that was interrupted, to the result it would have had.
+
+    Attributes:
+      folder: what --out of `fedsim run` named.
+    """
+
+    folder: tyro.conf.Positional[Path]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +119,21 @@ def run(command: RunCommand) -> None:
     from experiments.recipe import run_recipe
 
     values = {field.name: getattr(command, field.name) for field in fields(RunOptions)}
-    finished = run_recipe(RunOptions(**values), command.out)
+    _show(run_recipe(RunOptions(**values), command.out))
+
+
+def resume(command: ResumeCommand) -> None:
+    """`fedsim resume`."""
+    from experiments import recipe
+
+    if (command.folder / "summary.json").is_file():
+        print(f"The run in {command.folder} is finished; there is nothing left to do.")
+        return
+    _show(recipe.resume(command.folder))
+
+
+def _show(finished: "Run") -> None:
+    """Print a run's figures, what a reader should know of them, and where the record is."""
     print(finished.table().markdown())
     failed = sum(line["failures"] for line in finished.rounds)
     if failed:
@@ -113,8 +141,8 @@ def run(command: RunCommand) -> None:
         print(f"Note: {failed:,} of {asked:,} trainings on devices failed.")
     for sentence in finished.start["assumptions"]:
         print(f"Note: {sentence.rstrip('.')}.")
-    if command.out is not None:
-        print(f"\nRecord: {command.out}")
+    if finished.path is not None:
+        print(f"\nRecord: {finished.path}")
 
 
 def experiment(command: ExperimentCommand) -> None:
@@ -150,6 +178,7 @@ def bench(command: BenchCommand) -> None:
 
 COMMANDS: dict[str, tuple[type, Callable]] = {
     "run": (RunCommand, run),
+    "resume": (ResumeCommand, resume),
     "experiment": (ExperimentCommand, experiment),
     "bench": (BenchCommand, bench),
 }
@@ -157,6 +186,7 @@ COMMANDS: dict[str, tuple[type, Callable]] = {
 USAGE = """usage: fedsim COMMAND [OPTIONS]
 
   run                 one simulation
+  resume DIR          go on with one that was interrupted
   experiment NAME     one paper-style table: selection
   bench NAME          one benchmark: round
 
@@ -198,10 +228,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         # The parser leaves this way after help (0) and after a sentence of its own (2).
         return int(stop.code or 0)
-    except KeyboardInterrupt:
-        kept = "; finished runs are kept, and the same command goes on from there"
-        after = kept if arguments[0] == "experiment" else ""
-        print(f"fedsim: interrupted{after}", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        after = getattr(stop, "__notes__", [])
+        if arguments[0] == "experiment":
+            after = ["finished runs are kept, and the same command goes on from there"]
+        print("; ".join(["fedsim: interrupted", *after]), file=sys.stderr)
         return 130
     return 0
 

@@ -63,6 +63,7 @@ class RunOptions:
       local_epochs: passes over what a device holds.
       local_steps: batches a round instead of epochs.
       evaluate_every: rounds between measurements; default about 20 measurements a run.
+      checkpoint_every: rounds between checkpoints, which a run that was interrupted goes on from.
       workers: threads that train devices; 0 trains inline; default one a core.
       seed: of the initial model, the cohorts and the batches; the people stay the same, so that
         runs can be compared.
@@ -96,6 +97,7 @@ class RunOptions:
     local_epochs: int = 1
     local_steps: int | None = None
     evaluate_every: int | None = None
+    checkpoint_every: int = 1
     workers: int | None = None
     seed: int = 0
 

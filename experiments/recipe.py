@@ -1,7 +1,10 @@
 """From options to a finished run."""
 
-from dataclasses import asdict
+import shlex
+from contextlib import suppress
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from experiments.options import (
     RunOptions,
@@ -11,12 +14,19 @@ from experiments.options import (
     schedule_of,
     strategy_of,
 )
-from fedsim.record import Run, check_free
-from fedsim.simulation import Simulation
+from fedsim.environment import environment
+from fedsim.errors import ConfigError, require
+from fedsim.folder import begin, read_json, require_begun
+
+if TYPE_CHECKING:
+    from fedsim.record import Run
+    from fedsim.simulation import Simulation
 
 
-def build(options: RunOptions) -> Simulation:
+def build(options: RunOptions) -> "Simulation":
     """The simulation that options describe; reads the corpus."""
+    from fedsim.simulation import Simulation
+
     # Cheap things first, so that a bad option is refused before the corpus is read.
     client, strategy, schedule = client_of(options), strategy_of(options), schedule_of(options)
     population = population_of(options)
@@ -29,15 +39,67 @@ def build(options: RunOptions) -> Simulation:
         seed=options.seed,
         workers=options.workers,
         evaluate_every=options.evaluate_every,
+        checkpoint_every=options.checkpoint_every,
     )
 
 
-def run_recipe(options: RunOptions, out: Path | str | None, progress: bool = True) -> Run:
+def run_recipe(options: RunOptions, out: Path | str | None, progress: bool = True) -> "Run":
     """Build and run; the record in `out` can be rebuilt from its own `config.json`.
 
     Raises:
       ConfigError: options that cannot be run, or a folder that already holds something.
     """
-    if out is not None:
-        check_free(Path(out))  # Before a corpus is read, which may take a while.
-    return build(options).run(out, recipe=asdict(options), progress=progress)
+    if out is None:
+        return build(options).run(recipe=asdict(options), progress=progress)
+    # Before a corpus is read or anything heavy imported, both of which may take a while.
+    recipe = asdict(options)
+    folder = begin(out, {**recipe, "recipe": recipe, "environment": environment()})
+    try:
+        return _go_on(options, Path(out), progress)
+    except Exception:
+        # Unless rounds were finished, or another process has gone on with the run meanwhile.
+        with suppress(ConfigError), folder.held():
+            if not (folder.path / "rounds.jsonl").exists():
+                folder.discard()
+        raise
+
+
+def resume(out: Path, progress: bool = True) -> "Run":
+    """Go on where the run in a folder stopped; a finished one is read back.
+
+    Raises:
+      ConfigError: the folder holds no run, one that no options describe, or one of another version.
+    """
+    require_begun(out)
+    config = read_json(out / "config.json")
+    recipe = config.get("recipe")
+    if recipe is None:
+        raise ConfigError(
+            f"{out} holds the run of a script; it goes on by the same script "
+            f"with .run(out={str(out)!r}, resume=True)"
+        )
+    require(
+        "central" not in config,
+        f"{out} holds a model trained centrally, without rounds; "
+        "give the command of its experiment again",
+    )
+    from fedsim.record.same import check_same
+
+    versions = {"environment": environment()}
+    check_same(out / "config.json", {"environment": config.get("environment", {})}, versions)
+    known = {field.name for field in fields(RunOptions)}
+    require(
+        recipe.keys() == known,
+        f"{out / 'config.json'} is of another version: its options differ by "
+        f"{', '.join(sorted(recipe.keys() ^ known))}; run the simulation again into a new folder",
+    )
+    return _go_on(RunOptions(**recipe), out, progress)
+
+
+def _go_on(options: RunOptions, out: Path, progress: bool) -> "Run":
+    try:
+        simulation = build(options)
+        return simulation.run(out, resume=True, recipe=asdict(options), progress=progress)
+    except KeyboardInterrupt as stop:
+        stop.add_note(f"fedsim resume {shlex.quote(str(out))} goes on from there")
+        raise

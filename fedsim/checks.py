@@ -7,6 +7,7 @@ from flwr.serverapp.strategy import Strategy
 
 from fedsim.errors import require
 from fedsim.population import Population
+from fedsim.state import StrategyState
 
 
 def check(strategy: Strategy, client: Any, people: Population) -> None:
@@ -27,6 +28,7 @@ def check(strategy: Strategy, client: Any, people: Population) -> None:
         f"{name} overrides start(), which Simulation replaces by its own loop; "
         "use a strategy that implements configure_train and aggregate_train",
     )
+    StrategyState(strategy).state_dict()
     policy = getattr(strategy, "policy", None)
     if policy is not None:
         require(

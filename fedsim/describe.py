@@ -1,17 +1,10 @@
-"""What was run, as plain JSON: configs, Flower strategies, versions, commit."""
+"""What was run, as plain JSON: configs and Flower strategies."""
 
 import dataclasses
 import math
-import platform
-import subprocess
-import sys
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-PACKAGES = ("fedsim", "flwr", "torch", "numpy", "opacus", "datasets")
 
 
 def describe(value: Any) -> Any:
@@ -41,34 +34,3 @@ def describe(value: Any) -> Any:
     else:
         fields = {k: v for k, v in vars(value).items() if not k.startswith("_") and v is not None}
     return {"class": type(value).__name__, **{k: describe(v) for k, v in fields.items()}}
-
-
-def environment() -> dict[str, Any]:
-    """Versions of Python and the packages that shape a result, and the commit of the code."""
-    versions = {name: _version(name) for name in PACKAGES}
-    return {"python": platform.python_version(), "platform": sys.platform, **versions, **_commit()}
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _commit() -> dict[str, Any]:
-    """The commit of this source tree, where it is one."""
-    root = Path(__file__).resolve().parents[1]
-    if not (root / ".git").exists():
-        return {"commit": None}
-    git = ["git", "-C", str(root)]
-    try:
-        head = subprocess.run(
-            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5
-        )
-        changes = subprocess.run(
-            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=5
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return {"commit": None}
-    return {"commit": head.stdout.strip() or None, "uncommitted_changes": bool(changes.stdout)}

@@ -20,7 +20,11 @@ MOST_SLOT_TYPES = 1 << 15
 
 
 class Probe(Protocol):
-    """Reads a finished round."""
+    """Reads a finished round.
+
+    One that remembers earlier rounds has `state_dict()` and `load_state_dict()`, so that a run that
+    was interrupted goes on with what it remembered.
+    """
 
     def __call__(self, finished: FinishedRound) -> Figures:
         """Named figures of the round, none of them where it does not measure this round."""

@@ -20,10 +20,11 @@ class Progress:
 
     Args:
       rounds: rounds in all.
+      done: rounds that an earlier process finished.
       shown: False never shows it.
     """
 
-    def __init__(self, rounds: int, *, shown: bool) -> None:
+    def __init__(self, rounds: int, *, done: int, shown: bool) -> None:
         console = Console(stderr=True)
         self._bar = Bar(
             TextColumn("round"),
@@ -37,7 +38,7 @@ class Progress:
             disable=not (shown and console.is_terminal),
             transient=True,
         )
-        self._task = self._bar.add_task("", total=rounds)
+        self._task = self._bar.add_task("", total=rounds, completed=done)
         self._loss = self._accuracy = ""
 
     def __enter__(self) -> "Progress":

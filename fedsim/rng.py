@@ -10,9 +10,12 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 @lru_cache(maxsize=1024)
@@ -42,8 +45,11 @@ def stream(seed: int, purpose: str, round: int = 0, device: int = 0) -> np.rando
     return np.random.Generator(np.random.Philox(key=_key(seed, purpose), counter=counter))
 
 
-def torch_generator(seed: int, purpose: str, round: int = 0, device: int = 0) -> torch.Generator:
+def torch_generator(seed: int, purpose: str, round: int = 0, device: int = 0) -> "torch.Generator":
     """A CPU torch generator seeded from the stream of the same name."""
+    # Checking options needs this module and must not wait for torch.
+    import torch
+
     generator = torch.Generator()
     generator.manual_seed(int(stream(seed, purpose, round, device).integers(2**63)))
     return generator

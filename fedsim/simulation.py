@@ -4,6 +4,7 @@ It is the same under every engine, policy, strategy and mechanism. Data goes rou
 and never back: probes read, the record is written, and the next round sees only the new model.
 """
 
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -29,7 +30,8 @@ from fedsim.plan import SERVER, Failure, FinishedRound
 from fedsim.population import Population
 from fedsim.probes import Probe, standard_probes
 from fedsim.progress import Progress
-from fedsim.record import Run, Writer
+from fedsim.record import Run, Writer, is_finished, load_run
+from fedsim.record.checkpoint import Checkpoints
 from fedsim.record.contents import (
     config_contents,
     device_arrays,
@@ -38,7 +40,10 @@ from fedsim.record.contents import (
 )
 from fedsim.rng import seeded_globals
 from fedsim.schedule import Schedule
+from fedsim.state import registry
 from fedsim.training.scoring import Scorer
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +62,7 @@ class Simulation:
       evaluate_every: rounds between measurements; None measures about 20 times. The last round is
         always measured.
       probes: more probes, beside the standard ones; one that keeps state serves one run.
+      checkpoint_every: rounds between checkpoints, which a run that was interrupted goes on from.
     """
 
     population: Population
@@ -68,33 +74,48 @@ class Simulation:
     workers: int | None = None
     evaluate_every: int | None = None
     probes: Sequence[Probe] = ()
+    checkpoint_every: int = 1
 
     def __post_init__(self) -> None:
-        every, workers = self.evaluate_every, self.workers
+        every, workers, checkpoint = self.evaluate_every, self.workers, self.checkpoint_every
+        require(checkpoint >= 1, f"checkpoint_every is {checkpoint}; choose 1 or more")
         require(every is None or every >= 1, f"evaluate_every is {every}; choose 1 or more")
         require(workers is None or workers >= 0, f"workers is {workers}; choose 0 (inline) or more")
 
     def run(
-        self, out: str | Path | None = None, *, recipe: dict | None = None, progress: bool = True
+        self,
+        out: str | Path | None = None,
+        *,
+        resume: bool = False,
+        recipe: dict | None = None,
+        progress: bool = True,
     ) -> Run:
         """Run it to the end.
 
         Args:
           out: a new folder for the record; None keeps the record in memory.
+          resume: go on where the run in `out` stopped, to the result it would have had; begin it
+            where there is none, and read it back where it is finished.
           recipe: options this simulation was built from, for the record.
           progress: show a progress bar on a terminal.
 
         Raises:
-          ConfigError: something does not fit together; before round 1, nothing is left on disk.
+          ConfigError: something does not fit together; before round 1, nothing is left on disk. Or
+            the run in `out` is of another config, version or population.
         """
-        writer = Writer(out)
-        try:
-            # Strategies keep state; each run has its own, so that one object serves many runs.
-            fresh = replace(self, strategy=_copied(self.strategy))
-            return fresh._run(writer, recipe, progress)
-        except BaseException:
-            writer.discard()
-            raise
+        writer = Writer(out, resume=resume)
+        with writer.held():
+            try:
+                # Strategies keep state; each run has its own, so that one object serves many runs.
+                fresh = replace(self, strategy=_copied(self.strategy))
+                return fresh._run(writer, recipe, progress)
+            except KeyboardInterrupt as stop:
+                if out is not None and recipe is None:
+                    stop.add_note(f".run(out={str(out)!r}, resume=True) goes on from there")
+                raise
+            except BaseException:
+                writer.discard()
+                raise
 
     def _run(self, writer: Writer, recipe: dict | None, progress: bool) -> Run:
         """Everything that can be refused, then the rounds."""
@@ -106,9 +127,11 @@ class Simulation:
             schedule=self.schedule,
             seed=self.seed,
             workers=self.workers,
+            evaluate_every=self._every,
+            probes=self.probes,
             recipe=recipe,
         )
-        writer.config(config)
+        config = writer.config(config)
         people = self.population.cut(
             self.schedule.periods, self.schedule.by, self.schedule.retention
         )
@@ -131,25 +154,30 @@ class Simulation:
         parameters = {name: p.detach().clone() for name, p in self.model.named_parameters()}
         scorer = Scorer(self.model, people.test, grid.map)
         dev_scorer = Scorer(self.model, people.dev, grid.map)
-        every = self.evaluate_every or max(1, self.schedule.rounds // 20)
-        probes = [*standard_probes(people, every), *self.probes]
+        probes = [*standard_probes(people, self._every), *self.probes]
         untrained = scorer(parameters)
         start = start_contents(
             people, parameters, untrained, surprises(getattr(self.strategy, "policy", None), people)
         )
         devices = device_arrays(people)
-        writer.start(start, devices)
-        began = time.perf_counter()
-        with Progress(self.schedule.rounds, shown=progress) as bar:
-            for round in range(1, self.schedule.rounds + 1):
-                tick = time.perf_counter()
-                finished = self._round(round, people, grid, parameters, scorer, dev_scorer)
-                parameters = finished.parameters
-                figures: dict[str, Any] = dict(finished.evaluated)
-                for probe in probes:
-                    figures |= probe(finished)
-                bar.show(writer.round(finished, time.perf_counter() - tick, figures))
-        seconds = time.perf_counter() - began
+        start = writer.start(start, devices)
+        if writer.path is not None and is_finished(writer.path):
+            log.warning("the run in %s is finished; it is read back", writer.path)
+            return load_run(writer.path)
+        stateful = registry(self.strategy, grid, probes)
+        with Checkpoints(writer, self.checkpoint_every, stateful) as checkpoints:
+            done, parameters = checkpoints.restore(parameters)
+            with Progress(self.schedule.rounds, done=done, shown=progress) as bar:
+                for round in range(done + 1, self.schedule.rounds + 1):
+                    tick = time.perf_counter()
+                    finished = self._round(round, people, grid, parameters, scorer, dev_scorer)
+                    parameters = finished.parameters
+                    figures: dict[str, Any] = dict(finished.evaluated)
+                    for probe in probes:
+                        figures |= probe(finished)
+                    bar.show(writer.round(finished, time.perf_counter() - tick, figures))
+                    checkpoints.keep(round, parameters, last=finished.last)
+            seconds = checkpoints.seconds
         summary = summary_contents(writer.rounds, parameters, seconds, self.seed)
         cohorts = writer.finish(parameters, summary)
         return Run(
@@ -162,6 +190,11 @@ class Simulation:
             devices=devices,
             parameters=parameters,
         )
+
+    @property
+    def _every(self) -> int:
+        """Rounds between measurements."""
+        return self.evaluate_every or max(1, self.schedule.rounds // 20)
 
     def _round(
         self,

@@ -12,7 +12,7 @@ divides by the realised sum of weights, so inverse-rate weights n_i / q_i are se
 """
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -32,6 +32,7 @@ from flwr.serverapp.strategy import (
 from fedsim.engine.cohort import CohortGrid
 from fedsim.errors import ConfigError, require
 from fedsim.plan import Draw, Plan
+from fedsim.state import StrategyState
 from strategies.selection import SelectionPolicy, draw_cohort
 
 Weighting = Literal["auto", "examples", "equal", "inverse-rate"]
@@ -169,6 +170,14 @@ class Selective(Strategy):
     ) -> MetricRecord | None:
         """None: probes evaluate."""
         return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The wrapped strategy's; plans are pure functions, so nothing else is remembered."""
+        return StrategyState(self.strategy).state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Let the wrapped strategy go on from a saved state."""
+        StrategyState(self.strategy).load_state_dict(state)
 
     def summary(self) -> None:
         """The wrapped strategy's."""

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from flwr.app import Context, Error, Message, RecordDict
@@ -92,6 +92,14 @@ class LocalGrid(Grid):
 
     def set_run(self, run) -> None:
         """Accepted for the interface's sake; there is one run in this process."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What devices keep between rounds in the `Context.state` of their app."""
+        return {"devices": dict(self._states)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Give devices back what they kept."""
+        self._states = state["devices"]
 
     @property
     def run(self):

@@ -1,13 +1,15 @@
 """What the files of a run say: the corpus as it was read, and the run in one object."""
 
 import hashlib
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from fedsim.describe import describe, environment
+from fedsim.describe import describe
+from fedsim.environment import environment
 from fedsim.models.joint import JointTagger
 from fedsim.plan import FinishedRound, Scores
 from fedsim.population import Population
@@ -26,6 +28,8 @@ def config_contents(
     schedule: Schedule,
     seed: int,
     workers: int | None,
+    evaluate_every: int,
+    probes: Sequence[Any],
     recipe: dict | None,
 ) -> dict[str, Any]:
     """config.json: everything that was asked for, defaults resolved, and versions.
@@ -49,6 +53,8 @@ def config_contents(
             "strategy": describe(strategy),
             "schedule": describe(schedule),
             "workers": workers,
+            "evaluate_every": evaluate_every,
+            "probes": [_name(probe) for probe in probes],
         },
         "environment": environment(),
     }
@@ -131,6 +137,11 @@ def summary_contents(
         "participations": sum(line["cohort_size"] for line in rounds),
         "model_sha256": model_sha256(parameters),
     }
+
+
+def _name(probe: Any) -> str:
+    """A probe's, without its fields: they may hold what it remembers."""
+    return describe(probe) if inspect.isroutine(probe) else type(probe).__name__
 
 
 def _architecture(model: JointTagger) -> dict[str, Any]:

@@ -4,9 +4,7 @@ Every table and figure is made from this, never from the running simulation.
 """
 
 import json
-import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,15 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedsim.errors import ConfigError
+from fedsim.folder import read, read_json
 from fedsim.models.joint import Parameters
+from fedsim.record.encoding import decoded
 
 if TYPE_CHECKING:
     from fedsim.report.table import Table
 
 Arrays = dict[str, np.ndarray]
-
-NOT_FINITE = ("inf", "-inf", "nan")
-"""What stands in the files for figures that standard JSON has no number for."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -94,59 +91,25 @@ def load_run(path: str | Path) -> Run:
         )
     return Run(
         path=path,
-        config=_json(path / "config.json"),
-        start=_json(path / "start.json"),
+        config=read_json(path / "config.json"),
+        start=read_json(path / "start.json"),
         rounds=[decoded(line) for line in _json_lines(path / "rounds.jsonl")],
-        summary=decoded(_json(path / "summary.json")),
+        summary=decoded(read_json(path / "summary.json")),
         cohorts=_arrays(path / "cohorts.npz"),
         devices=_arrays(path / "devices.npz"),
     )
 
 
-def decoded(figures: dict[str, Any]) -> dict[str, Any]:
-    """The strings that stand for figures without a JSON number back to floats, nested ones too.
-
-    Example:
-      >>> decoded({"epsilon_max": "inf", "figures": {"probe/x": "-inf"}})
-      {'epsilon_max': inf, 'figures': {'probe/x': -inf}}
-    """
-    return {
-        key: decoded(value)
-        if isinstance(value, dict)
-        else float(value)
-        if isinstance(value, str) and value in NOT_FINITE
-        else value
-        for key, value in figures.items()
-    }
-
-
-def _json(path: Path) -> dict[str, Any]:
-    with _read(path):
-        return json.loads(path.read_text("utf-8"))
-
-
 def _json_lines(path: Path) -> list[dict[str, Any]]:
     lines = []
-    with _read(path):
+    with read(path):
         text = path.read_text("utf-8")
     for number, line in enumerate(text.splitlines(), start=1):
-        with _read(path, f", line {number}"):
+        with read(path, f", line {number}"):
             lines.append(json.loads(line))
     return lines
 
 
 def _arrays(path: Path) -> Arrays:
-    with _read(path), np.load(path, allow_pickle=False) as archive:
+    with read(path), np.load(path, allow_pickle=False) as archive:
         return dict(archive)
-
-
-@contextmanager
-def _read(path: Path, where: str = "") -> Iterator[None]:
-    """Turn a missing or damaged file into one clear sentence."""
-    try:
-        yield
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        what = getattr(error, "strerror", None) or "it is damaged"
-        raise ConfigError(
-            f"{path}{where} cannot be read: {what}; run the simulation again into a new folder"
-        ) from None

@@ -1,21 +1,20 @@
 """The files of a run, written as it goes.
 
     config.json     first, before anything is computed
-    start.json devices.npz    once the corpus is read
+    devices.npz start.json    once the corpus is read
     rounds.jsonl    one line a round, flushed
     failures.jsonl  one line a failed device
+    checkpoint/     where an interrupted run goes on; removed at the end
     cohorts.npz model.safetensors summary.json    at the end
 
 A figure that was not measured is null; infinity is the string "inf" (and the like for "nan").
 """
 
-import contextlib
-import errno
 import hashlib
-import json
-import math
-import os
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,12 @@ import numpy as np
 from safetensors.torch import save
 from torch import Tensor
 
-from fedsim.errors import ConfigError, require
+from fedsim.errors import require
+from fedsim.folder import CHECKPOINT, Folder, check_free, read, read_json
 from fedsim.plan import SERVER, FinishedRound
+from fedsim.record.encoding import decoded, encoded
 from fedsim.record.run import Arrays
+from fedsim.record.same import check_same
 
 COLUMNS = (
     *("round", "period", "seconds", "cohort_size", "cohort_examples", "failures", "train_loss"),
@@ -37,17 +39,10 @@ COLUMNS = (
 )
 """Keys of every line of rounds.jsonl, in this order; `figures` follows them."""
 
+COHORTS = f"{CHECKPOINT}/cohorts.jsonl"
+"""Who was drawn, arrived and failed, until cohorts.npz says so."""
 
-def check_free(path: Path) -> None:
-    """Refuse an output folder that holds something already."""
-    try:
-        taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
-    except OSError as error:
-        raise ConfigError(_cannot_be_used(path, error)) from None
-    if taken:
-        what = "holds a run already" if (path / "config.json").exists() else "is not empty"
-        what = what if path.is_dir() else "is a file"
-        raise ConfigError(f"output folder {path} {what}; choose another one or remove it")
+LOGS = ("rounds.jsonl", "failures.jsonl", COHORTS)
 
 
 class Writer:
@@ -55,45 +50,77 @@ class Writer:
 
     Args:
       out: a folder that is new or empty, or None.
+      resume: it may also hold a run that is to go on.
+
+    Attributes:
+      folder: where to, or None.
+      rounds: the lines so far.
 
     Raises:
       ConfigError: the folder holds something already, or cannot be written.
     """
 
-    def __init__(self, out: str | Path | None) -> None:
-        self.path = None if out is None else Path(out)
+    def __init__(self, out: str | Path | None, *, resume: bool = False) -> None:
+        begun = out is not None and resume and (Path(out) / "config.json").is_file()
+        if out is not None and not begun:
+            check_free(Path(out))
+        self.folder = None if out is None else Folder(Path(out))
         self.rounds: list[dict[str, Any]] = []
+        self._fresh = not begun
         self._cohorts: dict[str, list[np.ndarray]] = {"drawn": [], "arrived": [], "failed": []}
         self._rates: list[np.ndarray] = []
         self._rates_round: list[int] = []
-        if self.path is None:
-            return
-        check_free(self.path)
-        self._created = [p for p in (self.path, *self.path.parents) if not p.exists()]
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(_cannot_be_used(self.path, error)) from None
+        self._settled = 0
+
+    @property
+    def path(self) -> Path | None:
+        """The folder's, or None."""
+        return None if self.folder is None else self.folder.path
+
+    def held(self) -> AbstractContextManager[None]:
+        """Keep other processes out of the folder meanwhile."""
+        return nullcontext() if self.folder is None else self.folder.held()
 
     def discard(self) -> None:
         """Remove what was created; for runs refused before round 1."""
-        if self.path is None or self.rounds or not self.path.is_dir():
-            return
-        for child in self.path.iterdir():
-            child.unlink()
-        # One by one: a folder above may meanwhile hold another run.
-        with contextlib.suppress(OSError):
-            for folder in self._created:
-                folder.rmdir()
+        if self.folder is not None and self._fresh and not self.rounds:
+            self.folder.discard()
 
-    def config(self, value: Mapping[str, Any]) -> None:
-        """Write config.json."""
-        self._json("config.json", value)
+    def config(self, value: Mapping[str, Any]) -> dict[str, Any]:
+        """Write config.json, and return what it holds.
 
-    def start(self, value: Mapping[str, Any], devices: Arrays) -> None:
-        """Write start.json and devices.npz."""
-        self._json("start.json", value)
+        Raises:
+          ConfigError: the run that is to go on has another one.
+        """
+        if self.folder is None:
+            return dict(value)
+        path = self.folder.path / "config.json"
+        if path.exists():
+            recorded = read_json(path)
+            if "simulation" in recorded:
+                check_same(path, recorded, value)
+                return recorded
+            # Written before anything was built: the options and versions alone.
+            check_same(path, _first(recorded), _first(value))
+        self.folder.json("config.json", encoded(value))
+        return dict(value)
+
+    def start(self, value: Mapping[str, Any], devices: Arrays) -> dict[str, Any]:
+        """Write devices.npz and start.json, and return what the latter holds.
+
+        Raises:
+          ConfigError: the run that is to go on was begun on other data or another model.
+        """
+        if self.folder is None:
+            return dict(value)
+        path = self.folder.path / "start.json"
+        if path.exists():
+            recorded = read_json(path)
+            check_same(path, recorded, value)
+            return recorded
         self._arrays("devices.npz", devices)
+        self.folder.json("start.json", encoded(value))
+        return dict(value)
 
     def round(self, finished: FinishedRound, seconds: float, figures: Mapping[str, Any]) -> dict:
         """Append one round and return its line.
@@ -119,11 +146,10 @@ class Writer:
         }
         line |= {key: value for key, value in figures.items() if "/" not in key}
         line["figures"] = {key: value for key, value in figures.items() if "/" in key}
-        self._append("rounds.jsonl", [encoded(line)])
-        self._append(
-            "failures.jsonl",
-            [{"round": finished.round, **f._asdict()} for f in finished.failures],
-        )
+        if self.folder is not None:
+            failures = [{"round": finished.round, **f._asdict()} for f in finished.failures]
+            self.folder.append("rounds.jsonl", [encoded(line)])
+            self.folder.append("failures.jsonl", failures)
         self.rounds.append(line)
         failed = np.array([f.device for f in finished.failures if f.device != SERVER], np.int64)
         for name, ids in (
@@ -147,86 +173,76 @@ class Writer:
         cohorts["rates"] = np.array(self._rates)
         cohorts["rates_round"] = np.array(self._rates_round, np.int64)
         self._arrays("cohorts.npz", cohorts)
-        model = {name: p.detach().cpu().contiguous() for name, p in parameters.items()}
-        self._replace("model.safetensors", lambda path: path.write_bytes(save(model)))
-        self._json("summary.json", summary)
+        if self.folder is not None:
+            model = {name: p.detach().cpu().contiguous() for name, p in parameters.items()}
+            self.folder.replace("model.safetensors", lambda path: path.write_bytes(save(model)))
+            self.folder.json("summary.json", encoded(summary))
+            shutil.rmtree(self.folder.path / CHECKPOINT, ignore_errors=True)
         return cohorts
 
-    def _json(self, name: str, value: Mapping[str, Any]) -> None:
-        text = json.dumps(encoded(value), indent=1, ensure_ascii=False, default=str)
-        self._replace(name, lambda path: path.write_text(text + "\n", "utf-8"))
+    def settle(self, round: int) -> None:
+        """Have everything up to a round on the disk, before a checkpoint that counts on it."""
+        assert self.folder is not None
+        for since, rates in zip(self._rates_round, self._rates, strict=True):
+            if self._settled < since <= round:
+                self.folder.replace(f"{CHECKPOINT}/rates-{since:06d}.npy", partial(_save, rates))
+        rows = [
+            {"round": k + 1, **{name: ids[k].tolist() for name, ids in self._cohorts.items()}}
+            for k in range(self._settled, round)
+        ]
+        (self.folder.path / CHECKPOINT).mkdir(exist_ok=True)
+        self.folder.append(COHORTS, rows)
+        self._settled = round
+        self.folder.sync(LOGS)
+
+    def rewind(self, round: int) -> None:
+        """Go back to the end of a round: what a killed process wrote after it is dropped.
+
+        Raises:
+          ConfigError: the record does not reach that round.
+        """
+        assert self.folder is not None
+        for half in (".*.part", f"{CHECKPOINT}/.*.part"):
+            for path in self.folder.path.glob(half):
+                path.unlink()
+        lines, _, rows = (self.folder.rewind(name, round) for name in LOGS)
+        # An interrupt may have come between writing cohorts and noting that they are written.
+        cohorts = {row["round"]: row for row in rows}
+        require(
+            [line["round"] for line in lines] == list(range(1, round + 1)) == list(cohorts),
+            f"{self.path} has a checkpoint of round {round}, but a record of "
+            f"{min(len(lines), len(cohorts))} rounds; run the simulation again into a new folder",
+        )
+        self.rounds = [decoded(line) for line in lines]
+        for name, ids in self._cohorts.items():
+            ids.extend(np.array(row[name], np.int32) for row in cohorts.values())
+        for path in sorted((self.folder.path / CHECKPOINT).glob("rates-*.npy")):
+            since = int(path.stem.partition("-")[2])
+            if since > round:
+                path.unlink()
+                continue
+            with read(path):
+                self._rates.append(np.load(path, allow_pickle=False))
+            self._rates_round.append(since)
+        self._settled = round
 
     def _arrays(self, name: str, arrays: Arrays) -> None:
         def write(path: Path) -> None:
             with path.open("wb") as file:
                 np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
-        self._replace(name, write)
-
-    def _replace(self, name: str, write) -> None:
-        """Write beside the file and move it into place, so that no half file is ever seen."""
-        if self.path is None:
-            return
-        temporary = self.path / f".{name}.part"
-        with _written(name):
-            try:
-                write(temporary)
-                os.replace(temporary, self.path / name)
-            except OSError:
-                temporary.unlink(missing_ok=True)
-                raise
-
-    def _append(self, name: str, lines: Sequence[Mapping[str, Any]]) -> None:
-        if self.path is None or not lines:
-            return
-        data = "".join(json.dumps(line) + "\n" for line in lines).encode()
-        with _written(name), (self.path / name).open("ab", buffering=0) as file:
-            before = file.tell()
-            try:
-                if file.write(data) != len(data):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            except OSError:
-                file.truncate(before)
-                raise
+        if self.folder is not None:
+            self.folder.replace(name, write)
 
 
-def _cannot_be_used(path: Path, error: OSError) -> str:
-    return f"output folder {path} cannot be used: {error.strerror or error}; choose another one"
+def _first(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of a run before anything is built."""
+    return {"options": config.get("recipe"), "environment": config.get("environment")}
 
 
-class _written:
-    """Turn a failed write (a full disk, a folder that vanished) into one clear sentence."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind, error, trace) -> None:
-        if isinstance(error, OSError):
-            raise ConfigError(
-                f"{self.name} cannot be written: {error.strerror or error}; "
-                "make room or choose another output folder"
-            ) from None
-
-
-def encoded(value: Any) -> Any:
-    """Figures as standard JSON values: infinity as the string "inf", NumPy values as plain ones.
-
-    Example:
-      >>> encoded({"epsilon_max": float("inf"), "figures": {"probe/x": np.float32(0.5)}})
-      {'epsilon_max': 'inf', 'figures': {'probe/x': 0.5}}
-    """
-    if isinstance(value, np.generic | np.ndarray):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {key: encoded(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [encoded(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
+def _save(array: np.ndarray, path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, array)
 
 
 def model_sha256(parameters: Mapping[str, Tensor]) -> str:

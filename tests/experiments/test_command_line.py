@@ -2,6 +2,7 @@
 
 import errno
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import experiments.recipe
 import experiments.selection
 from experiments.command_line import main
 from fedsim import __version__, load_run
+from fedsim.record.checkpoint import Checkpoints
 
 SMALL = ["--devices", "8", "--cohort", "3", "--rounds", "2", "--workers", "0"]
 
@@ -125,6 +127,111 @@ class TestRun:
         assert "failed" not in capsys.readouterr().out
 
 
+class TestResume:
+    @pytest.fixture
+    def interrupted(self, tmp_path, monkeypatch):
+        """The folder of a run that was interrupted after one round."""
+        keep = Checkpoints.keep
+
+        def stop(checkpoints, round, *rest, **options):
+            keep(checkpoints, round, *rest, **options)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoints, "keep", stop)
+            assert main(["run", *SMALL, "--out", str(tmp_path / "my run")]) == 130
+        return tmp_path / "my run"
+
+    def test_an_interrupt_prints_the_command_that_goes_on(self, capsys, interrupted):
+        said = capsys.readouterr().err
+        assert said == f"fedsim: interrupted; fedsim resume '{interrupted}' goes on from there\n"
+
+    def test_it_ends_as_the_run_would_have(self, interrupted, capsys, tmp_path):
+        assert main(["run", *SMALL, "--out", str(tmp_path / "whole")]) == 0
+        table = capsys.readouterr().out.partition("Record")[0]
+        assert main(["resume", str(interrupted)]) == 0
+        said = capsys.readouterr().out
+        assert said == f"{table}Record: {interrupted}\n"
+        shas = [load_run(p).summary["model_sha256"] for p in (interrupted, tmp_path / "whole")]
+        assert shas[0] == shas[1]
+
+    def test_it_goes_on_from_the_config_alone(self, tmp_path, monkeypatch):
+        """A run that was stopped while its corpus was read."""
+        seen = []
+
+        def interrupted(options):
+            seen.extend(path.name for path in (tmp_path / "run").iterdir())
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(experiments.recipe, "population_of", interrupted)
+            assert main(["run", *SMALL, "--out", str(tmp_path / "run")]) == 130
+        assert seen == ["config.json"]
+        assert main(["resume", str(tmp_path / "run")]) == 0
+        assert load_run(tmp_path / "run").summary["rounds"] == 2
+
+    def test_the_folder_is_claimed_before_anything_heavy_is_imported(self, tmp_path):
+        script = (
+            "import sys\n"
+            "import experiments.recipe\n"
+            "from experiments.command_line import main\n"
+            "def stop(options):\n"
+            "    heavy = {'torch', 'flwr', 'datasets'} & set(sys.modules)\n"
+            "    sys.exit(f'imported {heavy}' if heavy else 0)\n"
+            "experiments.recipe.build = stop\n"
+            f"sys.exit(main(['run', '--out', {str(tmp_path / 'run')!r}]))\n"
+        )
+        done = in_process("-c", script)
+        assert done.returncode == 0, done.stderr
+        assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]
+
+    def test_a_finished_run_is_said_to_be(self, capsys, tmp_path):
+        main(["run", *SMALL, "--out", str(tmp_path / "run")])
+        capsys.readouterr()
+        assert main(["resume", str(tmp_path / "run")]) == 0
+        assert "is finished; there is nothing left to do" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("change", "expected"),
+        [
+            (lambda c: c.update(recipe=None), "holds the run of a script; it goes on by the same"),
+            (lambda c: c.update(central={}), "a model trained centrally, without rounds; give"),
+            (lambda c: c["environment"].update(fedsim="9"), 'environment.fedsim ("9" there, "0.'),
+            (lambda c: c["recipe"].update(wings=2), "its options differ by wings; run the"),
+        ],
+        ids=["script", "central", "version", "options"],
+    )
+    def test_what_cannot_go_on_is_refused(self, interrupted, capsys, change, expected):
+        config = json.loads((interrupted / "config.json").read_text())
+        change(config)
+        (interrupted / "config.json").write_text(json.dumps(config))
+        capsys.readouterr()
+        assert expected in sentence(capsys, "resume", str(interrupted))
+
+    def test_a_folder_without_a_run_is_refused(self, capsys, tmp_path):
+        assert "holds no run (config.json); name the" in sentence(capsys, "resume", str(tmp_path))
+        (tmp_path / "config.json").write_text('{"rec')
+        assert "config.json cannot be read: it is" in sentence(capsys, "resume", str(tmp_path))
+        assert "folder is missing; write it after" in sentence(capsys, "resume")
+
+    def test_ctrl_c_in_a_terminal_ends_with_130_and_a_checkpoint(self, tmp_path):
+        words = ["run", *SMALL, "--rounds", "5000", "--out", str(tmp_path / "run")]
+        with subprocess.Popen(
+            [sys.executable, "-m", "experiments", *words],
+            cwd=Path(__file__).parents[2],
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            saved = tmp_path / "run" / "checkpoint"
+            while process.poll() is None and not list(saved.glob("round-*.npz")):
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            said = process.communicate(timeout=60)[1]
+        assert process.returncode == 130
+        assert said == f"fedsim: interrupted; fedsim resume {tmp_path}/run goes on from there\n"
+        assert list(saved.glob("round-*.npz"))
+
+
 class TestExperiment:
     @pytest.fixture
     def asked(self, monkeypatch):
@@ -167,9 +274,10 @@ class TestRefusals:
         [
             (
                 ["rnu"],
-                "unknown command 'rnu' (did you mean 'run'?); choose one of run, experiment, bench",
+                "unknown command 'rnu' (did you mean 'run'?); choose one of run, resume, "
+                "experiment, bench",
             ),
-            (["zzz"], "unknown command 'zzz'; choose one of run, experiment, bench"),
+            (["zzz"], "unknown command 'zzz'; choose one of run, resume, experiment, bench"),
             (["run", "--cohrt", "3"], "unknown option --cohrt (did you mean '--cohort'?)"),
             (["run", "--sellection=top"], "--sellection (did you mean '--selection'?)"),
             (["run", "--qqqq"], "unknown option --qqqq; see --help"),
@@ -197,6 +305,7 @@ class TestRefusals:
             (["run", "--devices", "0"], "0"),
             (["run", "--corpus", "nowhere.jsonl"], "nowhere.jsonl"),
             (["run", *SMALL, "--evaluate-every", "0"], "evaluate_every is 0; choose 1 or more"),
+            (["run", *SMALL, "--checkpoint-every", "0"], "checkpoint_every is 0; choose 1"),
             (["run", *SMALL, "--workers", "-1"], "workers is -1; choose 0 (inline) or more"),
             (["run", "--columns", "user"], "expected name=column pairs"),
         ],

@@ -12,8 +12,7 @@ from clients import NLUClient
 from fedsim import ConfigError, Continual, Population, Simulation, compare, load_run
 from fedsim.models import BiLSTMTagger
 from fedsim.record import is_finished
-from fedsim.record.run import decoded
-from fedsim.record.writer import encoded
+from fedsim.record.encoding import decoded, encoded
 from strategies import ActivitySelection, Selective
 
 

@@ -16,7 +16,8 @@ from fedsim import ConfigError, Population, Simulation, Static
 from fedsim.models import BiLSTMTagger
 from fedsim.plan import Failure, FinishedRound
 from fedsim.record import Writer, load_run, model_sha256
-from fedsim.record.writer import COLUMNS, encoded
+from fedsim.record.encoding import encoded
+from fedsim.record.writer import COLUMNS
 from strategies import ActivitySelection, Selective
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -355,7 +356,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, 9_000))
 try:
     Simulation(population=people, model=model, client=NLUClient(), workers=0,
                strategy=Selective(FedAvg(), UniformSelection(cohort=2)),
-               schedule=Static(rounds=60)).run({str(tmp_path / "out")!r})
+               schedule=Static(rounds=60), checkpoint_every=100).run({str(tmp_path / "out")!r})
 except ConfigError as error:
     print(error)
 """

@@ -1,0 +1,68 @@
+"""A process whose run kills itself halfway through its n-th write: python killed.py FOLDER N.
+
+With N = 0 it lives to the end, unless its parent kills it. Not a test by itself.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+from flwr.serverapp.strategy import FedAdam
+
+from clients import NLUClient
+from fedsim import Continual, Population, Simulation
+from fedsim.folder import Folder
+from fedsim.models import BiLSTMTagger
+from strategies import ActivitySelection, Selective
+
+
+def simulation() -> Simulation:
+    """A strategy with moments, a probe that remembers, rates that change."""
+    people = Population.load("home", devices=12)
+    return Simulation(
+        population=people,
+        model=BiLSTMTagger.sized_for(people, embedding=4, hidden=4),
+        client=NLUClient(local_steps=1, batch_size=4),
+        strategy=Selective(FedAdam(eta=0.01), ActivitySelection(cohort=3)),
+        schedule=Continual(periods=3, rounds=40),
+        evaluate_every=10,
+        workers=0,
+    )
+
+
+def die_in_write(n: int) -> None:
+    """Patch what writes: the second half of the n-th write never happens."""
+    writes = iter(range(1, 1 << 30))
+
+    def patch(owner, name, halfway):
+        whole = getattr(owner, name)
+
+        def patched(*args, **kwargs):
+            if next(writes) == n:
+                halfway(whole, *args, **kwargs)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return whole(*args, **kwargs)
+
+        setattr(owner, name, patched)
+
+    def half_an_archive(whole, file, *arrays):
+        whole(file, *arrays)
+        file.truncate(file.tell() // 2)
+
+    def half_a_line(whole, folder, name, lines):
+        whole(folder, name, lines)
+        if lines:
+            path = folder.path / name
+            os.truncate(path, path.stat().st_size - 7)
+
+    patch(os, "fsync", lambda whole, file: None)
+    patch(os, "replace", lambda whole, old, new: None)
+    patch(np, "savez", half_an_archive)
+    patch(Folder, "append", half_a_line)
+
+
+if __name__ == "__main__":
+    die_in_write(int(sys.argv[2]))
+    simulation().run(Path(sys.argv[1]), resume=True, progress=False)
