@@ -5,8 +5,8 @@
     checkpoint/cohorts.jsonl       who was drawn, arrived and failed, one line a round
 
 A checkpoint is whole before the one before it goes; one that is not is passed over. What only grows
-is appended, so that a checkpoint costs as much in round 10,000, and with a million devices, as in
-the first round of a few.
+is appended, and rates are not written again, so that a checkpoint grows neither with the rounds nor
+with the devices.
 """
 
 import json
