@@ -18,7 +18,7 @@ export FLWR_TELEMETRY_ENABLED ?= 0
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e ".[test,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e ".[simulation,test,dev]"
 	touch $@
 
 demo: $(VENV)/.installed
