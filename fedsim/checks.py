@@ -21,7 +21,9 @@ def check(strategy: Strategy, client: Any, people: Population) -> None:
     Raises:
       ConfigError: the first thing that does not fit.
     """
-    inner = getattr(strategy, "strategy", strategy)
+    inner = strategy
+    while isinstance(getattr(inner, "strategy", None), Strategy):
+        inner = inner.strategy  # type: ignore[attr-defined]
     name = type(inner).__name__
     require(
         type(inner).start is Strategy.start,

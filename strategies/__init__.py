@@ -1,5 +1,6 @@
 """Device selection, and how it goes together with any Flower strategy."""
 
+from strategies.private import PrivateAggregation
 from strategies.selection import (
     ActivitySelection,
     LogActivitySelection,
@@ -14,6 +15,7 @@ from strategies.selective import Selective
 __all__ = [
     "ActivitySelection",
     "LogActivitySelection",
+    "PrivateAggregation",
     "SelectionPolicy",
     "Selective",
     "SoftmaxSelection",

@@ -1,13 +1,14 @@
 """Any Flower server optimizer on a model update that is private at device level.
 
-`Selective(PrivateAggregation(FedAdam(), DeviceLevel(noise_multiplier=1.0)), policy)`: the updates of
-a round are clipped, weighed, summed, noised and divided by a constant (`fedsim.privacy.release`),
-and the wrapped strategy is handed exactly one reply, the global model plus the private mean update
-at weight 1, also when nobody came. Whatever it does with that is post-processing, so it may be any
-optimizer; rules that compare devices need their updates one by one and are refused.
+`Selective(PrivateAggregation(FedAdam(), DeviceLevel(noise_multiplier=1.0)), policy)`: the updates
+of a round are clipped, weighed, summed, noised and divided by a constant
+(`fedsim.privacy.release`), and the wrapped strategy is handed exactly one reply, the global model
+plus the private mean update at weight 1, also when nobody came. Whatever it does with that is
+post-processing, so it may be any optimizer; rules that compare devices need their updates one by
+one and are refused.
 
-What the devices say of themselves (losses, numbers of examples) is never read: weights come from the
-round's plan.
+What the devices say of themselves (losses, numbers of examples) is never read: weights come from
+the round's plan.
 """
 
 import math

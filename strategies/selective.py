@@ -50,8 +50,8 @@ class Selective(Strategy):
       policy: activity -> participation rates.
       weighting: "examples" (n_i), "equal", "inverse-rate" (n_i / q_i), or "auto", which is the
         policy's natural one: examples for uniform, equal for proportional activity, inverse-rate
-        otherwise, and always equal under device-level DP. Strategies that ignore weights (FedMedian and the like) take "auto" alone, which
-        is then "none".
+        otherwise, and equal under device-level DP always. Strategies that ignore weights (FedMedian
+        and the like) take "auto" alone, which is then "none".
       draw: "poisson" (independent coins) or "fixed" (fixed size, same rates).
 
     Raises:

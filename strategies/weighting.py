@@ -9,7 +9,7 @@ activity is public (zero-out), they may be the largest activity and the smallest
 
 import numpy as np
 
-from fedsim.errors import require
+from fedsim.errors import ConfigError
 from fedsim.privacy.release import DeviceLevel
 
 
@@ -62,16 +62,17 @@ def bounded_weights(
     if mechanism.adjacency == "zero-out":
         cap = cap or int(activity.max(initial=1))
         least = least or float(rates[comes].min(initial=1.0))
-    require(
-        cap is not None,
-        f"weighting is {weighting!r} under adjacency 'add-remove', which needs a public example_cap",
-    )
+    if cap is None:
+        raise ConfigError(
+            f"weighting is {weighting!r} under adjacency 'add-remove', which needs a public "
+            "example_cap"
+        )
     weights = np.minimum(activity, cap) / cap
     if weighting == "inverse-rate":
-        require(
-            least is not None,
-            "weighting is 'inverse-rate' under adjacency 'add-remove', which needs a public "
-            "smallest_rate",
-        )
+        if least is None:
+            raise ConfigError(
+                "weighting is 'inverse-rate' under adjacency 'add-remove', which needs a public "
+                "smallest_rate"
+            )
         weights *= np.minimum(1.0, np.divide(least, rates, out=np.zeros(len(rates)), where=comes))
     return weights

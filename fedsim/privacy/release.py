@@ -17,9 +17,9 @@ Two meanings of "neighbouring", which fix S and the denominator:
 Adaptive clipping: Andrew et al. 2021, "Differentially private learning with adaptive clipping",
 https://arxiv.org/abs/1905.03871: C follows a quantile of the norms by
 `C <- C exp(-rate (b - target))`, where b is the noised fraction of updates that were *not* clipped.
-The bit of a device is (b_i - 1/2) w_i / w_max, at most 1/2 in absolute value, so that update and bit
-together cost what the update alone costs at noise multiplier sigma when the update is noised with
-`(sigma^-2 - (2 sigma_b)^-2)^(-1/2)`.
+The bit of a device is (b_i - 1/2) w_i / w_max, at most 1/2 in absolute value, so that update and
+bit together cost what the update alone costs at noise multiplier sigma when the update is noised
+with `(sigma^-2 - (2 sigma_b)^-2)^(-1/2)`. A null device has no bit.
 """
 
 import math
@@ -74,7 +74,7 @@ class DeviceLevel:
         constant, needed under add-remove.
       smallest_rate: rate below which an inverse-rate weight grows no more; likewise.
       adaptive: how the clip norm adapts, or None.
-      secure_noise: take the noise from the operating system's generator; no run is then like another.
+      secure_noise: take the noise from the operating system; no run is then like another.
 
     Example:
       >>> private = DeviceLevel(clip_norm=0.5, noise_multiplier=1.0)

@@ -16,9 +16,10 @@ from fedsim import ConfigError, Continual, Population, Simulation, Static
 from fedsim.environment import environment
 from fedsim.folder import Folder, begin
 from fedsim.models import BiLSTMTagger
+from fedsim.privacy.release import AdaptiveClipping, DeviceLevel
 from fedsim.record import Writer
 from fedsim.record.checkpoint import newest
-from strategies import ActivitySelection, Selective, UniformSelection
+from strategies import ActivitySelection, PrivateAggregation, Selective, UniformSelection
 
 PEOPLE = Population.load("home", devices=12)
 MODEL = BiLSTMTagger.sized_for(PEOPLE, embedding=4, hidden=4)
@@ -28,6 +29,9 @@ STRATEGIES = {
     "fedadam": FedAdam(eta=0.01, beta_1=0.9, beta_2=0.99),
     "fedprox": FedProx(proximal_mu=0.1),
     "fedmedian": FedMedian(),
+    "private": PrivateAggregation(
+        FedAvgM(server_momentum=0.9), DeviceLevel(adaptive=AdaptiveClipping())
+    ),
 }
 
 

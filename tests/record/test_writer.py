@@ -219,10 +219,12 @@ def test_rates_stand_there_once_per_change(tmp_path):
         plan = Plan(
             round=round,
             period=0,
+            seed=0,
             cohort=nobody,
             examples=nobody,
             weights=np.zeros(0),
             rates=np.full(3, rate),
+            device_weights=np.ones(3),
             draw="poisson",
         )
         writer.round(finished_round(round=round, plan=plan), 0.1, {})

@@ -1,0 +1,202 @@
+"""Any server optimizer steps on the private mean update, and on nothing else."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp.strategy import (
+    DifferentialPrivacyServerSideFixedClipping,
+    FedAdam,
+    FedAvg,
+    FedAvgM,
+    FedMedian,
+    Krum,
+    QFedAvg,
+)
+
+from clients import NLUClient
+from fedsim import ConfigError, Population, Simulation, Static
+from fedsim.models import BiLSTMTagger
+from fedsim.privacy.release import AdaptiveClipping, DeviceLevel
+from strategies import ActivitySelection, PrivateAggregation, Selective, UniformSelection
+
+PEOPLE = Population.load("home", devices=12)
+MODEL = BiLSTMTagger.sized_for(PEOPLE, embedding=4, hidden=4)
+BEFORE = {name: p.detach().numpy().copy() for name, p in MODEL.named_parameters()}
+SIZE = sum(p.size for p in BEFORE.values())
+ACTIVITY = PEOPLE.activity()
+HOLDERS = np.flatnonzero(ACTIVITY)
+
+
+def shifting_app(step=0.01, broken=()) -> ClientApp:
+    """Adds `step` x device to every parameter; `broken` devices raise or send NaN."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        if context.node_id in broken and context.node_id % 2:
+            raise ValueError("broken")
+        shift = np.float32(np.nan if context.node_id in broken else step * context.node_id)
+        arrays = {n: Array(a.numpy() + shift) for n, a in message.content["arrays"].items()}
+        # What it says of itself must not matter.
+        metrics = MetricRecord({"num-examples": 10**9, "train_loss": 1.0})
+        content = RecordDict({"arrays": ArrayRecord(arrays), "metrics": metrics})
+        return Message(content, reply_to=message)
+
+    return app
+
+
+def simulate(strategy, client=None, rounds=1, policy=None, **options):
+    policy = policy or UniformSelection(cohort=len(HOLDERS))
+    return Simulation(
+        population=PEOPLE,
+        model=MODEL,
+        client=client or shifting_app(),
+        strategy=Selective(strategy, policy, **options),
+        schedule=Static(rounds=rounds),
+        workers=0,
+    ).run(progress=False)
+
+
+def moved(run) -> np.ndarray:
+    """How far each parameter has moved, in one array."""
+    return np.concatenate([(run.parameters[n].numpy() - p).ravel() for n, p in BEFORE.items()])
+
+
+LOOSE = DeviceLevel(clip_norm=1e6, noise_multiplier=0.0)
+
+
+def test_without_noise_and_clipping_it_is_the_plain_average_over_the_expected_weights():
+    private = simulate(PrivateAggregation(FedAvg(), LOOSE))
+    plain = simulate(FedAvg(), weighting="equal")
+    np.testing.assert_allclose(moved(private), moved(plain), atol=1e-6)
+
+
+def test_half_the_devices_drawn_still_divide_by_the_expected_number():
+    policy = UniformSelection(cohort=len(HOLDERS) / 2)
+    run = simulate(PrivateAggregation(FedAvg(), LOOSE), policy=policy)
+    drawn = run.cohorts["drawn"]
+    assert 0 < len(drawn) != len(HOLDERS) / 2
+    np.testing.assert_allclose(moved(run), 0.01 * drawn.sum() / (len(HOLDERS) / 2), atol=1e-6)
+
+
+def test_every_update_is_clipped_before_it_is_weighed():
+    clipped = replace(LOOSE, clip_norm=0.02)
+    run = simulate(PrivateAggregation(FedAvg(), clipped), weighting="examples")
+    held = ACTIVITY[HOLDERS] / ACTIVITY.max()
+    norms = 0.01 * HOLDERS * np.sqrt(SIZE)
+    each = np.where(norms > 0, np.minimum(norms, 0.02), 0) / np.sqrt(SIZE)
+    np.testing.assert_allclose(moved(run), (held * each).sum() / held.sum(), atol=2e-7)
+
+
+@pytest.mark.parametrize("optimizer", [FedAvg, FedAdam, lambda: FedAvgM(server_momentum=0.9)])
+def test_optimizer_steps_as_if_one_device_had_sent_the_mean(optimizer):
+    """The oracle: the optimizer alone, and one device whose model is the mean."""
+    private = simulate(PrivateAggregation(optimizer(), LOOSE), rounds=3)
+    mean = float(HOLDERS.mean())
+    app = shifting_app(step=0.01 * mean / HOLDERS[1])
+
+    class One:
+        cohort, label, natural_weighting = 1, "one", "equal"
+
+        def rates(self, activity):
+            return (np.arange(len(activity)) == HOLDERS[1]).astype(float)
+
+    alone = simulate(optimizer(), client=app, policy=One(), rounds=3)
+    np.testing.assert_allclose(moved(private), moved(alone), atol=2e-6)
+
+
+def test_what_fails_counts_as_the_zero_vector_and_the_denominator_stays():
+    broken = HOLDERS[2:6].tolist()
+    run = simulate(PrivateAggregation(FedAvg(), LOOSE), client=shifting_app(broken=broken))
+    assert run.rounds[0]["failures"] == len(broken)
+    others = np.setdiff1d(HOLDERS, broken)
+    np.testing.assert_allclose(moved(run), 0.01 * others.sum() / len(HOLDERS), atol=1e-6)
+
+
+def test_round_in_which_everybody_fails_is_noised_all_the_same():
+    noisy = DeviceLevel(clip_norm=1.0, noise_multiplier=2.0)
+    app = shifting_app(broken=HOLDERS.tolist())
+    shift = moved(simulate(PrivateAggregation(FedAvg(), noisy), client=app))
+    # The standard deviation of that many draws is within 6 standard errors of the truth.
+    assert shift.std() == pytest.approx(2.0 / len(HOLDERS), rel=6 / np.sqrt(2 * SIZE))
+
+
+def test_noise_differs_between_rounds_and_seeds_and_not_between_workers():
+    noisy = PrivateAggregation(FedAvg(), DeviceLevel(noise_multiplier=1.0))
+
+    def shift(rounds, seed, workers):
+        simulation = Simulation(
+            population=PEOPLE,
+            model=MODEL,
+            client=shifting_app(step=0.0),
+            strategy=Selective(noisy, UniformSelection(cohort=3)),
+            schedule=Static(rounds=rounds),
+            seed=seed,
+            workers=workers,
+        )
+        return moved(simulation.run(progress=False))
+
+    first = shift(1, 0, 0)
+    second = shift(2, 0, 0) - first
+    assert abs(np.corrcoef(first, second)[0, 1]) < 5 / np.sqrt(SIZE)
+    assert abs(np.corrcoef(first, shift(1, 1, 0))[0, 1]) < 5 / np.sqrt(SIZE)
+    np.testing.assert_array_equal(first, shift(1, 0, 2))
+
+
+def test_auto_weighting_is_equal():
+    wrapped = Selective(PrivateAggregation(FedAvg(), DeviceLevel()), UniformSelection(cohort=3))
+    assert wrapped.weighting == "equal"
+
+
+def test_inverse_rates_are_bounded_by_the_smallest_rate():
+    wrapped = Selective(
+        PrivateAggregation(FedAvg(), DeviceLevel()),
+        ActivitySelection(cohort=3),
+        weighting="inverse-rate",
+    )
+    plan = wrapped.plan(1, 0, ACTIVITY, 0)
+    held = ACTIVITY > 0
+    raw = ACTIVITY[held] / plan.rates[held]
+    ours = plan.device_weights[held]
+    assert ours.max() <= 1
+    np.testing.assert_allclose(ours / ours.max(), raw / raw.max())
+    assert plan.mechanism.largest_weight == ours.max()
+
+
+def test_training_on_devices_goes_through_it():
+    noisy = DeviceLevel(clip_norm=0.5, noise_multiplier=0.2, adaptive=AdaptiveClipping())
+    run = simulate(PrivateAggregation(FedAdam(eta=0.01), noisy), client=NLUClient(), rounds=2)
+    assert np.isfinite(moved(run)).all() and moved(run).any()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "says"),
+    [
+        (FedMedian, "FedMedian compares devices"),
+        (Krum, "Krum compares devices"),
+        (lambda: QFedAvg(client_learning_rate=1.0), "QFedAvg compares devices"),
+        (
+            lambda: DifferentialPrivacyServerSideFixedClipping(FedAvg(), 1.0, 1.0, 2),
+            "noise that no ledger would know of",
+        ),
+        (lambda: Selective(FedAvg(), UniformSelection(cohort=2)), "the order is"),
+        (lambda: PrivateAggregation(FedAvg(), DeviceLevel()), "the order is"),
+    ],
+)
+def test_what_cannot_go_inside_is_refused(strategy, says):
+    with pytest.raises(ConfigError, match=says):
+        PrivateAggregation(strategy(), DeviceLevel())
+
+
+def test_without_a_plan_it_is_refused():
+    with pytest.raises(ConfigError, match=r"wrap it in Selective"):
+        Simulation(
+            population=PEOPLE,
+            model=MODEL,
+            client=shifting_app(),
+            strategy=PrivateAggregation(FedAvg(), DeviceLevel()),
+            schedule=Static(rounds=1),
+        ).run(progress=False)
