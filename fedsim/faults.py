@@ -63,7 +63,7 @@ class Faults:
             require(0 <= rate <= 1, f"{kind} of faults is {rate:g}; choose a probability, 0 to 1")
         total = math.fsum(self.rates)
         require(
-            total <= 1,
+            total <= 1 + 1e-9,
             f"the probabilities of faults sum to {total:g}; they exclude each other, so lower them "
             "to a sum of 1 or less",
         )
