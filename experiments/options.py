@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from flwr.serverapp.strategy import Strategy
 
     from clients import NLUClient
-    from fedsim.models import JointTagger
     from fedsim.faults import Faults
+    from fedsim.models import JointTagger
     from fedsim.population import Population
     from fedsim.schedule import Schedule
     from strategies import SelectionPolicy

@@ -1,4 +1,4 @@
-"""Faults happen at the rates that were asked for, to whom the seed says, and bad ones are refused."""
+"""Faults happen at the rates that were asked for, to whom the seed says; bad ones are refused."""
 
 import numpy as np
 import pytest
