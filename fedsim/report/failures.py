@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
 def failure_notes(run: "Run") -> list[str]:
     """What a reader must know of failed devices; nothing where none failed and none was to."""
-    failed = sum(line["failures"] or 0 for line in run.rounds)
-    asked = sum(line["cohort_size"] for line in run.rounds)
+    failed = sum(line.get("failures") or 0 for line in run.rounds)
+    asked = sum(line.get("cohort_size") or 0 for line in run.rounds)
     faults = run.config.get("simulation", {}).get("faults")
     if faults is None:
         return [f"{failed:,} of {asked:,} trainings on devices failed"] if failed else []
