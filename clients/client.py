@@ -8,6 +8,7 @@ the trainer directly.
 import math
 from dataclasses import dataclass
 
+import numpy as np
 from flwr.app import Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
@@ -16,6 +17,7 @@ from fedsim.errors import require
 from fedsim.models import JointTagger
 from fedsim.population import Population
 from fedsim.training import LocalTrainer, procedures
+from fedsim.training.batches import examples_served
 
 OPTIMIZERS = ("sgd", "adamw")
 
@@ -72,6 +74,10 @@ class NLUClient:
         if self.learning_rate is not None:
             return self.learning_rate
         return model.sgd_rate if self.optimizer == "sgd" else ADAMW_RATE
+
+    def examples_served(self, held: np.ndarray) -> np.ndarray:
+        """Examples that the optimizers of devices holding so many are served in a round."""
+        return examples_served(held, self.batch_size, self.local_epochs, self.local_steps)
 
     def bind(self, population: Population, model: JointTagger, seed: int) -> LocalTrainer:
         """The local training of every device of a population.

@@ -134,12 +134,10 @@ def resume(command: ResumeCommand) -> None:
 
 def _show(finished: "Run") -> None:
     """Print a run's figures, what a reader should know of them, and where the record is."""
+    from fedsim.report.failures import failure_notes
+
     print(finished.table().markdown())
-    failed = sum(line["failures"] for line in finished.rounds)
-    if failed:
-        asked = sum(line["cohort_size"] for line in finished.rounds)
-        print(f"Note: {failed:,} of {asked:,} trainings on devices failed.")
-    for sentence in finished.start["assumptions"]:
+    for sentence in [*failure_notes(finished), *finished.start["assumptions"]]:
         print(f"Note: {sentence.rstrip('.')}.")
     if finished.path is not None:
         print(f"\nRecord: {finished.path}")

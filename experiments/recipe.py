@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from experiments.options import (
     RunOptions,
     client_of,
+    faults_of,
     model_of,
     population_of,
     schedule_of,
@@ -40,6 +41,7 @@ def build(options: RunOptions) -> "Simulation":
         workers=options.workers,
         evaluate_every=options.evaluate_every,
         checkpoint_every=options.checkpoint_every,
+        faults=faults_of(options),
     )
 
 

@@ -21,10 +21,12 @@ from flwr.serverapp.strategy import Strategy
 
 from fedsim.checks import check, surprises
 from fedsim.engine.cohort import CohortGrid
+from fedsim.engine.exchange import Exchange
 from fedsim.engine.flower import quiet, task_identity, to_parameters, to_record
 from fedsim.engine.local import LocalGrid
 from fedsim.engine.replies import collect
 from fedsim.errors import ConfigError, require
+from fedsim.faults import Faults
 from fedsim.models.joint import JointTagger, Parameters
 from fedsim.plan import SERVER, Failure, FinishedRound
 from fedsim.population import Population
@@ -63,6 +65,7 @@ class Simulation:
         always measured.
       probes: more probes, beside the standard ones; one that keeps state serves one run.
       checkpoint_every: rounds between checkpoints, which a run that was interrupted goes on from.
+      faults: devices that fail, as `Faults(dropout=0.3)`; None leaves all of them well.
     """
 
     population: Population
@@ -75,6 +78,7 @@ class Simulation:
     evaluate_every: int | None = None
     probes: Sequence[Probe] = ()
     checkpoint_every: int = 1
+    faults: Faults | None = None
 
     def __post_init__(self) -> None:
         every, workers, checkpoint = self.evaluate_every, self.workers, self.checkpoint_every
@@ -129,6 +133,7 @@ class Simulation:
             workers=self.workers,
             evaluate_every=self._every,
             probes=self.probes,
+            faults=self.faults,
             recipe=recipe,
         )
         config = writer.config(config)
@@ -154,7 +159,7 @@ class Simulation:
         parameters = {name: p.detach().clone() for name, p in self.model.named_parameters()}
         scorer = Scorer(self.model, people.test, grid.map)
         dev_scorer = Scorer(self.model, people.dev, grid.map)
-        probes = [*standard_probes(people, self._every), *self.probes]
+        probes = [*standard_probes(people, self._every), self._exchange(people), *self.probes]
         untrained = scorer(parameters)
         start = start_contents(
             people, parameters, untrained, surprises(getattr(self.strategy, "policy", None), people)
@@ -191,6 +196,10 @@ class Simulation:
             parameters=parameters,
         )
 
+    def _exchange(self, people: Population) -> Exchange:
+        """What happens to messages on their way."""
+        return Exchange(faults=self.faults, seed=self.seed, client=self.client, people=people)
+
     @property
     def _every(self) -> int:
         """Rounds between measurements."""
@@ -219,7 +228,7 @@ class Simulation:
         messages.sort(key=lambda m: (-activity[m.metadata.dst_node_id], m.metadata.dst_node_id))
         asked = np.array(sorted(m.metadata.dst_node_id for m in messages), np.int64)
         replies = collect(
-            grid.send_and_receive(messages),
+            self._exchange(people).send_and_receive(grid, messages, round=round, period=period),
             asked.tolist(),
             parameters,
             # Selective writes the weights itself; a bare strategy reads them from the reply.

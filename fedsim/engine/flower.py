@@ -13,8 +13,14 @@ from io import BytesIO
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord
+from flwr.common.constant import ErrorCode
 from flwr.supercore.task_identity import TaskIdentity
 from torch import Tensor
+
+RAISED = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+NODE_UNAVAILABLE = ErrorCode.NODE_UNAVAILABLE
+REPLY_EXPIRED = ErrorCode.REPLY_MESSAGE_UNAVAILABLE
+"""Codes of error replies, as Flower's own runtime gives them."""
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """Which replies count, and what they say.
 
 Read from the grid before any strategy sees them. A reply counts when it holds arrays of the global
-model's names and shapes, finite in the model's precision, and finite metrics; the others become
-failures. Whether a reply counts depends on that reply alone. Replies are handed on in device order,
-because floating-point sums depend on it.
+model's names and shapes, finite in the model's precision and of norms up to LARGEST_NORM, and
+finite metrics; the others become failures. Whether a reply counts depends on that reply alone.
+Replies are handed on in device order, because floating-point sums depend on it.
 """
 
 import math
@@ -14,10 +14,26 @@ import numpy as np
 from flwr.app import Message, MetricRecord, RecordDict
 from torch import Tensor
 
+from fedsim.engine.flower import NODE_UNAVAILABLE, REPLY_EXPIRED
 from fedsim.plan import Failure
 
 NAMES = ("arrays", "metrics")
 """Names of the two records of a reply."""
+
+LARGEST_NORM = 1e19
+"""Norm of an array above which training has exploded: its square is beyond float32. Averaged in,
+one such reply would leave nothing of the model."""
+
+DROPPED_OUT, LATE = 101, 102
+"""Codes of error replies that a simulated fault made, beside Flower's own."""
+
+STAGES = {
+    NODE_UNAVAILABLE: "unavailable",
+    DROPPED_OUT: "dropout",
+    LATE: "late",
+    REPLY_EXPIRED: "late",
+}
+"""Where a device failed, by the code of its error reply; "train" for the others."""
 
 NUMBER = -1
 """What stands for the length of a metric that is no list."""
@@ -81,7 +97,8 @@ def _failure(
     """Why a reply does not count, or None."""
     device = reply.metadata.src_node_id
     if reply.has_error():
-        return Failure(device, "train", _line(reply.error.reason or "unknown error"))
+        stage = STAGES.get(reply.error.code, "train")
+        return Failure(device, stage, _line(reply.error.reason or "unknown error"))
     # Values beyond the model's range are found by looking at them.
     with np.errstate(over="ignore", invalid="ignore"):
         fault = _fault(reply, sent, needs)
@@ -131,10 +148,13 @@ def _array_fault(values: np.ndarray, sent: np.ndarray) -> str | None:
     if values.dtype.kind not in "fiu":
         return f"has dtype {values.dtype}; expected real numbers"
     values = values.astype(sent.dtype, copy=False)
-    # A finite sum has finite terms; only where it is not is every entry looked at.
-    if not math.isfinite(values.sum()) and not np.isfinite(values).all():
+    # A finite sum of squares has finite terms; only where it is not is every entry looked at.
+    if math.isfinite(np.vdot(values, values)):
+        return None
+    if not np.isfinite(values).all():
         return "has values that are not finite"
-    return None
+    norm = float(np.linalg.norm(values.astype(np.float64)))
+    return f"has exploded: its norm is {norm:.3g}" if norm > LARGEST_NORM else None
 
 
 def _alike(replies: list[Message]) -> list[Message]:
