@@ -64,7 +64,9 @@ class RunOptions:
       local_steps: batches a round instead of epochs.
       evaluate_every: rounds between measurements; default about 20 measurements a run.
       checkpoint_every: rounds between checkpoints, which a run that was interrupted goes on from.
-      workers: threads that train devices; 0 trains inline; default one a core.
+      engine: train devices on threads of this process (local), or on Flower's runtime, as processes
+        under Ray (flower).
+      workers: threads (processes under flower) that train devices; 0 trains inline; default one a core.
       seed: of the initial model, the cohorts and the batches; the people stay the same, so that
         runs can be compared.
     """
@@ -98,6 +100,7 @@ class RunOptions:
     local_steps: int | None = None
     evaluate_every: int | None = None
     checkpoint_every: int = 1
+    engine: Literal["local", "flower"] = "local"
     workers: int | None = None
     seed: int = 0
 
