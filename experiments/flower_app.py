@@ -80,9 +80,7 @@ def _value(key: str, value: Any, hint: Any) -> Any:
 def main(grid: Grid, context: Context) -> None:
     """Run the simulation on the nodes of a grid; goes on where the run in `out` stopped."""
     options, out = options_of(context.run_config)
-    run = build(options).run(
-        out, resume=True, recipe=asdict(options), progress=False, grid=grid
-    )
+    run = build(options).run(out, resume=True, recipe=asdict(options), progress=False, grid=grid)
     print(run.table().markdown())
 
 

@@ -121,9 +121,7 @@ class Simulation:
                 writer.discard()
                 raise
 
-    def _run(
-        self, writer: Writer, recipe: dict | None, progress: bool, grid: Grid | None
-    ) -> Run:
+    def _run(self, writer: Writer, recipe: dict | None, progress: bool, grid: Grid | None) -> Run:
         """Everything that can be refused, then the rounds."""
         config = config_contents(
             population=self.population.name,

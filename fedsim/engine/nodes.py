@@ -233,4 +233,6 @@ def _to_node(message: Message, node: int) -> Message:
             content[name] = record
     content["config"] = ConfigRecord(own)
     metadata = message.metadata
-    return Message(content, node, metadata.message_type, ttl=metadata.ttl, group_id=metadata.group_id)
+    return Message(
+        content, node, metadata.message_type, ttl=metadata.ttl, group_id=metadata.group_id
+    )
