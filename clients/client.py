@@ -100,9 +100,10 @@ class NLUClient:
 def app(trainer: LocalTrainer) -> ClientApp:
     """A Flower `ClientApp` around a trainer.
 
-    `server-round`, `period` (from 0) and FedProx's `proximal-mu` come in the message's config record;
-    so does `device` where the node hosts many, otherwise it is the node id. Replies to `train` hold one array record `arrays` and one metric
-    record `metrics` with `num-examples`, `train_loss` and `seen` (real examples behind that loss).
+    `server-round`, `period` (from 0) and FedProx's `proximal-mu` come in the message's config
+    record, and so does `device` where a node hosts many; otherwise the device is the node id.
+    Replies to `train` hold one array record `arrays` and one metric record `metrics` with
+    `num-examples`, `train_loss` and `seen` (real examples behind that loss).
     """
     client = ClientApp()
 

@@ -1,4 +1,4 @@
-"""What runs on Flower's own runtime: a `ServerApp` and a `ClientApp` that know a run by its options.
+"""What runs on Flower's own runtime: two apps that know a run by its options.
 
 `flwr run` hands both apps a run config; from it each process rebuilds the same simulation. The
 server runs the round loop and scores, nodes train the devices they host.

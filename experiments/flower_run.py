@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,8 @@ def run_on_flower(options: RunOptions, out: Path, progress: bool = True) -> Run:
                 f"num-supernodes={SUPERNODES} client-resources-num-cpus=1 "
                 f"init-args-num-cpus={workers}",
             ]
-            with (folder / "said").open("w") as said:
-                flwr = subprocess.Popen(command, env=environment, stdout=said, stderr=said)
+            with (folder / "said").open("w") as file:
+                flwr = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
                 try:
                     _watch(flwr, out, options.rounds, progress)
                 finally:
@@ -80,15 +80,23 @@ def run_on_flower(options: RunOptions, out: Path, progress: bool = True) -> Run:
     return load_run(out)
 
 
-def run_config(options: RunOptions, out: Path) -> dict[str, Any]:
-    """Options as a run config of Flower's: what is not None, under the command line's names.
+def absolute(options: RunOptions) -> RunOptions:
+    """Options whose files Flower's processes find from working folders of their own.
 
-    Paths are absolute, because Flower's processes have working folders of their own.
+    Example:
+      >>> absolute(RunOptions(data="/data/..")).data
+      '/'
     """
-    values = {**asdict(options), "out": str(out)}
+    names = ["data", "labels", *(["corpus"] if Path(options.corpus).is_file() else [])]
+    given: dict[str, Any] = {name: getattr(options, name) for name in names}
+    paths = {name: str(Path(path).resolve()) for name, path in given.items() if path is not None}
+    return replace(options, **paths)  # type: ignore[arg-type]
+
+
+def run_config(options: RunOptions, out: Path) -> dict[str, Any]:
+    """Options as a run config of Flower's: what is not None, under the command line's names."""
+    values = {**asdict(options), "out": str(out.resolve())}
     del values["engine"]
-    files = ("data", "labels", "out", *(["corpus"] if Path(options.corpus).is_file() else []))
-    values |= {key: str(Path(values[key]).resolve()) for key in files if values[key] is not None}
     return {key.replace("_", "-"): value for key, value in values.items() if value is not None}
 
 

@@ -66,7 +66,8 @@ class RunOptions:
       checkpoint_every: rounds between checkpoints, which a run that was interrupted goes on from.
       engine: train devices on threads of this process (local), or on Flower's runtime, as processes
         under Ray (flower).
-      workers: threads (processes under flower) that train devices; 0 trains inline; default one a core.
+      workers: threads, or processes under flower, that train devices; 0 trains inline; default one
+        a core.
       seed: of the initial model, the cohorts and the batches; the people stay the same, so that
         runs can be compared.
     """

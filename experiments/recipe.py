@@ -50,6 +50,10 @@ def run_recipe(options: RunOptions, out: Path | str | None, progress: bool = Tru
     Raises:
       ConfigError: options that cannot be run, or a folder that already holds something.
     """
+    if options.engine == "flower":
+        from experiments.flower_run import absolute
+
+        options = absolute(options)
     if out is None and options.engine == "flower":
         # Processes hand each other a record through a folder.
         with tempfile.TemporaryDirectory() as place:
