@@ -80,7 +80,7 @@ class NodeGrid(Grid):
         self._devices = people.devices
         self._fingerprint = people.fingerprint
         self._parts: dict[int, range] = {}
-        self._refused: dict[int, str] = {}
+        self._refused: set[int] = set()
         self._waiting: dict[str, Message] = {}
         self._wait_for_nodes(patience)
 
@@ -91,7 +91,8 @@ class NodeGrid(Grid):
 
         Flower answers for a node that is gone, after it has missed its heartbeats.
         """
-        self._ask_new_nodes(PATIENCE)
+        for reason in self._ask_new_nodes(PATIENCE):
+            log.warning("%s", reason)
         return self._replies(self.push_messages(messages), timeout)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
@@ -160,16 +161,18 @@ class NodeGrid(Grid):
     def _wait_for_nodes(self, seconds: float) -> None:
         """Return when every device has a node."""
         end = time.monotonic() + seconds
-        while missing := self._missing():
-            if time.monotonic() > end:
+        while True:
+            for reason in self._ask_new_nodes(seconds):
+                raise ConfigError(reason)
+            missing = self._missing()
+            if not missing:
+                return
+            if time.monotonic() >= end:
                 raise ConfigError(
                     f"{missing} of {self._devices} devices have no node after {seconds:g} s; "
                     "start a SuperNode for each part, with --node-config "
                     "'partition-id=K num-partitions=N'"
                 )
-            self._ask_new_nodes(seconds)
-            for reason in self._refused.values():
-                raise ConfigError(reason)
             time.sleep(POLL)
 
     def _node(self, device: int) -> int | None:
@@ -185,21 +188,21 @@ class NodeGrid(Grid):
             reached = max(reached, own.stop)
         return missing + max(0, self._devices - reached)
 
-    def _ask_new_nodes(self, seconds: float) -> None:
-        """Forget nodes that are gone, and ask new ones what they host."""
+    def _ask_new_nodes(self, seconds: float) -> list[str]:
+        """Forget nodes that are gone, and ask new ones what they host; why some cannot."""
         present = set(self._grid.get_node_ids())
         self._parts = {node: own for node, own in self._parts.items() if node in present}
         new = [n for n in present if n not in self._parts and n not in self._refused]
-        if not new:
-            return
         questions = [Message(RecordDict(), node, f"query.{HOSTED}") for node in new]
-        for reply in self._grid.send_and_receive(questions, timeout=seconds):
+        reasons = []
+        for reply in self._grid.send_and_receive(questions, timeout=seconds) if new else []:
             node = reply.metadata.src_node_id
             try:
                 self._parts[node] = self._part(reply)
             except ConfigError as error:
-                self._refused[node] = str(error)
-                log.warning("%s", error)
+                self._refused.add(node)
+                reasons.append(str(error))
+        return reasons
 
     def _part(self, reply: Message) -> range:
         """What a node says it hosts.
