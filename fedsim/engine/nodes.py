@@ -25,7 +25,7 @@ HOSTED = "hosted"
 POLL = 0.1
 """Seconds between looks for replies, as in Flower's own loops."""
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 """Seconds that nodes have to connect and to read the corpus at the start."""
 
 
