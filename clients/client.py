@@ -106,9 +106,10 @@ class NLUClient:
 def app(trainer: LocalTrainer) -> ClientApp:
     """A Flower `ClientApp` around a trainer.
 
-    The device is the node id; `server-round`, `period` (from 0) and FedProx's `proximal-mu` come in
-    the message's config record. Replies to `train` hold one array record `arrays` and one metric
-    record `metrics` with `num-examples`, `train_loss` and `seen` (real examples behind that loss).
+    `server-round`, `period` (from 0) and FedProx's `proximal-mu` come in the message's config
+    record, and so does `device` where a node hosts many; otherwise the device is the node id.
+    Replies to `train` hold one array record `arrays` and one metric record `metrics` with
+    `num-examples`, `train_loss` and `seen` (real examples behind that loss).
     """
     client = ClientApp()
 
@@ -118,7 +119,7 @@ def app(trainer: LocalTrainer) -> ClientApp:
         proximal_mu = config.get("proximal-mu")
         result = trainer.train(
             _parameters(message),
-            device=context.node_id,
+            device=_device(message, context),
             period=int(config.get("period", 0)),
             round=int(config.get("server-round", 0)),
             proximal_mu=None if proximal_mu is None else float(proximal_mu),
@@ -135,7 +136,7 @@ def app(trainer: LocalTrainer) -> ClientApp:
 
     @client.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        score = trainer.evaluate(_parameters(message), device=context.node_id)
+        score = trainer.evaluate(_parameters(message), device=_device(message, context))
         if score is None:
             return Message(Error(code=0, reason="no held-out utterances"), reply_to=message)
         metrics = MetricRecord(
@@ -150,7 +151,7 @@ def app(trainer: LocalTrainer) -> ClientApp:
     @client.query()
     def query(message: Message, context: Context) -> Message:
         period = int(_config(message).get("period", 0))
-        held = trainer.activity(context.node_id, period)
+        held = trainer.activity(_device(message, context), period)
         return Message(RecordDict({"metrics": MetricRecord({"activity": held})}), reply_to=message)
 
     return client
@@ -158,6 +159,10 @@ def app(trainer: LocalTrainer) -> ClientApp:
 
 def _parameters(message: Message):
     return to_parameters(next(iter(message.content.array_records.values())))
+
+
+def _device(message: Message, context: Context) -> int:
+    return int(_config(message).get("device", context.node_id))
 
 
 def _config(message: Message) -> dict:

@@ -67,7 +67,10 @@ class RunOptions:
       checkpoint_every: rounds between checkpoints, which a run that was interrupted goes on from.
       faults: devices that fail, by probability: unavailable=.1,dropout=.3,nan=.05,exploding=.01,
         error=.05; deadline=20 (simulated seconds), with speed=100 (examples a second) and spread=1.
-      workers: threads that train devices; 0 trains inline; default one a core.
+      engine: train devices on threads of this process (local), or on Flower's runtime, as processes
+        under Ray (flower).
+      workers: threads, or processes under flower, that train devices; 0 trains inline; default one
+        a core.
       seed: of the initial model, the cohorts and the batches; the people stay the same, so that
         runs can be compared.
     """
@@ -102,6 +105,7 @@ class RunOptions:
     evaluate_every: int | None = None
     checkpoint_every: int = 1
     faults: str | None = None
+    engine: Literal["local", "flower"] = "local"
     workers: int | None = None
     seed: int = 0
 

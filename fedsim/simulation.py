@@ -7,7 +7,7 @@ and never back: probes read, the record is written, and the next round sees only
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from flwr.app import ConfigRecord
 from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fedsim.checks import check, surprises
@@ -24,6 +25,7 @@ from fedsim.engine.cohort import CohortGrid
 from fedsim.engine.exchange import Exchange
 from fedsim.engine.flower import quiet, task_identity, to_parameters, to_record
 from fedsim.engine.local import LocalGrid
+from fedsim.engine.nodes import NodeGrid
 from fedsim.engine.replies import collect
 from fedsim.errors import ConfigError, require
 from fedsim.faults import Faults
@@ -93,6 +95,7 @@ class Simulation:
         resume: bool = False,
         recipe: dict | None = None,
         progress: bool = True,
+        grid: Grid | None = None,
     ) -> Run:
         """Run it to the end.
 
@@ -102,6 +105,7 @@ class Simulation:
             where there is none, and read it back where it is finished.
           recipe: options this simulation was built from, for the record.
           progress: show a progress bar on a terminal.
+          grid: of Flower's runtime, whose nodes host the devices; None trains them in this process.
 
         Raises:
           ConfigError: something does not fit together; before round 1, nothing is left on disk. Or
@@ -112,7 +116,7 @@ class Simulation:
             try:
                 # Strategies keep state; each run has its own, so that one object serves many runs.
                 fresh = replace(self, strategy=_copied(self.strategy))
-                return fresh._run(writer, recipe, progress)
+                return fresh._run(writer, recipe, progress, grid)
             except KeyboardInterrupt as stop:
                 if out is not None and recipe is None:
                     stop.add_note(f".run(out={str(out)!r}, resume=True) goes on from there")
@@ -121,7 +125,7 @@ class Simulation:
                 writer.discard()
                 raise
 
-    def _run(self, writer: Writer, recipe: dict | None, progress: bool) -> Run:
+    def _run(self, writer: Writer, recipe: dict | None, progress: bool, grid: Grid | None) -> Run:
         """Everything that can be refused, then the rounds."""
         config = config_contents(
             population=self.population.name,
@@ -148,17 +152,24 @@ class Simulation:
         with (
             quiet(),
             task_identity(),
-            LocalGrid(app, devices=people.devices, workers=workers) as grid,
+            LocalGrid(app, devices=people.devices, workers=workers) as local,
         ):
-            return self._rounds(people, grid, writer, config, progress)
+            engine = local if grid is None else NodeGrid(grid, people)
+            return self._rounds(people, engine, local.map, writer, config, progress)
 
     def _rounds(
-        self, people: Population, grid: LocalGrid, writer: Writer, config: dict, progress: bool
+        self,
+        people: Population,
+        grid: Grid,
+        map: Callable,
+        writer: Writer,
+        config: dict,
+        progress: bool,
     ) -> Run:
-        """All rounds on an open grid."""
+        """All rounds on an open grid; `map` scores on the threads of this process."""
         parameters = {name: p.detach().clone() for name, p in self.model.named_parameters()}
-        scorer = Scorer(self.model, people.test, grid.map)
-        dev_scorer = Scorer(self.model, people.dev, grid.map)
+        scorer = Scorer(self.model, people.test, map)
+        dev_scorer = Scorer(self.model, people.dev, map)
         probes = [*standard_probes(people, self._every), self._exchange(people), *self.probes]
         untrained = scorer(parameters)
         start = start_contents(
@@ -209,7 +220,7 @@ class Simulation:
         self,
         round: int,
         people: Population,
-        engine: LocalGrid,
+        engine: Grid,
         parameters: Parameters,
         scorer: Scorer,
         dev_scorer: Scorer,
@@ -220,7 +231,7 @@ class Simulation:
         plan, grid = None, engine
         if hasattr(self.strategy, "plan"):
             plan = self.strategy.plan(round, period, activity, self.seed)
-            grid = CohortGrid(engine, plan)  # type: ignore[assignment]
+            grid = CohortGrid(engine, plan)
         arrays, config = to_record(parameters), ConfigRecord({"period": period})
         with seeded_globals(self.seed, "configure", round):
             messages = list(self.strategy.configure_train(round, arrays, config, grid))
