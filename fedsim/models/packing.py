@@ -115,10 +115,7 @@ class Packing:
         """Maxima over the words of each sentence, (..., examples, features); 0 without words."""
         lowest = float("-inf")
         kept = self._kept(packed, lowest)
-        if self._whole:
-            highest = self.timed(kept).amax(0)
-        else:
-            highest = self._spread(kept, lowest).amax(-2)
+        highest = self.timed(kept).amax(0) if self._whole else self._spread(kept, lowest).amax(-2)
         return highest if self.full else highest.masked_fill(self.lengths.unsqueeze(-1) == 0, 0.0)
 
     def _kept(self, packed: Tensor, otherwise: float) -> Tensor:
