@@ -8,6 +8,7 @@ while and offers an `Array` that shares its buffer until somebody asks for bytes
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from io import BytesIO
 
 import numpy as np
@@ -45,7 +46,7 @@ class LiveArray(Array):
     """
 
     def __init__(self, ndarray: np.ndarray) -> None:
-        fields = {"dtype": str(ndarray.dtype), "shape": ndarray.shape, "stype": "numpy.ndarray"}
+        fields = {"dtype": _name(ndarray.dtype), "shape": ndarray.shape, "stype": "numpy.ndarray"}
         self.__dict__.update(fields, _live=ndarray)
 
     def numpy(self) -> np.ndarray:
@@ -62,6 +63,12 @@ class LiveArray(Array):
     def deflate(self) -> bytes:
         """As an `Array`, whose class name Flower puts on the wire and looks up again."""
         return Array(self.numpy()).deflate()
+
+
+@cache
+def _name(dtype: np.dtype) -> str:
+    """A dtype's name; NumPy spells it anew each time, which was most of the cost of a `LiveArray`."""
+    return str(dtype)
 
 
 def to_record(parameters: Mapping[str, Tensor]) -> ArrayRecord:

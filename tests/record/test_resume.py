@@ -18,6 +18,7 @@ from fedsim.folder import Folder, begin
 from fedsim.models import BiLSTMTagger
 from fedsim.record import Writer
 from fedsim.record.checkpoint import newest
+from fedsim.round import Round
 from strategies import ActivitySelection, Selective, UniformSelection
 
 PEOPLE = Population.load("home", devices=12)
@@ -306,7 +307,7 @@ class TestWhereToGoOn:
 
     def test_an_interrupted_script_is_told_the_way_on(self, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt) as stop, monkeypatch.context() as patch:
-            patch.setattr(Simulation, "_round", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr(Round, "__call__", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
             simulation().run(tmp_path / "run")
         out = str(tmp_path / "run")
         assert stop.value.__notes__ == [f".run(out={out!r}, resume=True) goes on from there"]
