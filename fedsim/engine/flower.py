@@ -61,7 +61,7 @@ class LiveArray(Array):
 
 @cache
 def _name(dtype: np.dtype) -> str:
-    """A dtype's name; NumPy spells it anew each time, which was most of the cost of a `LiveArray`."""
+    """A dtype's name; NumPy spells it anew each time, most of the cost of a `LiveArray`."""
     return str(dtype)
 
 
