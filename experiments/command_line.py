@@ -104,6 +104,7 @@ class BenchCommand:
       rounds: timed rounds of each candidate and repeat.
       repeats: turns each candidate gets; medians over them are reported.
       workers: threads that train devices; 0 trains inline; default one a core.
+      pfl_python: an interpreter with pfl[pytorch], to time pfl-research as well.
       json: file for the machine, every measurement and the budgets.
     """
 
@@ -111,6 +112,7 @@ class BenchCommand:
     rounds: int = 8
     repeats: int = 5
     workers: int | None = None
+    pfl_python: Path | None = None
     json: Path | None = None
 
 
@@ -170,7 +172,12 @@ def bench(command: BenchCommand) -> None:
     """`fedsim bench`."""
     from experiments.bench_round import bench_round
 
-    measured = bench_round(rounds=command.rounds, repeats=command.repeats, workers=command.workers)
+    measured = bench_round(
+        rounds=command.rounds,
+        repeats=command.repeats,
+        workers=command.workers,
+        pfl_python=command.pfl_python,
+    )
     print(measured.markdown())
     if command.json is not None:
         command.json.write_text(measured.json(), "utf-8")
