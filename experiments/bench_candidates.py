@@ -9,6 +9,7 @@ plain loop is what a researcher would write (`experiments.peers.plain_loop`).
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,7 +25,6 @@ from experiments.peers.tagger import Task
 from fedsim.engine.flower import quiet
 from fedsim.models.joint import Parameters
 from fedsim.plan import FinishedRound
-from fedsim.probes import Probe
 from fedsim.record import Run
 from fedsim.schedule import Static
 from fedsim.simulation import Simulation
@@ -68,18 +68,21 @@ class Candidates:
                 FedAvg(), UniformSelection(cohort=workload.cohort), draw="fixed"
             )
         # Cohorts are drawn from the seed: what these runs trained, the timed ones train again.
-        self.warm = {FEDAVG: self.simulate(self.fedavg), SELECTIVE: self.simulate(self.selective)}
+        self.warm = {
+            FEDAVG: self.simulation(self.fedavg).run(progress=False),
+            SELECTIVE: self.simulation(self.selective).run(progress=False),
+        }
         fedavg, selective = (cohorts_of(self.warm[name]) for name in (FEDAVG, SELECTIVE))
         # A line and what it is compared with stand close together: drift touches both alike.
         self.candidates: dict[str, Callable[[], list[float]]] = {
             PLAIN_FEDAVG: lambda: plain_loop(self.task, fedavg, workers)[1],
             BARE_FEDAVG: lambda: self.bare(fedavg)[1],
-            FEDAVG: lambda: seconds_of(self.simulate(self.fedavg)),
+            FEDAVG: lambda: seconds_of(self.simulation(self.fedavg)),
             PLAIN_SELECTIVE: lambda: plain_loop(self.task, selective, workers)[1],
             BARE_SELECTIVE: lambda: self.bare(selective)[1],
-            SELECTIVE: lambda: seconds_of(self.simulate(self.selective)),
-            PROBED: lambda: seconds_of(self.simulate(self.selective, evaluate_every=1)),
-            RECORDED: self.recorded,
+            SELECTIVE: lambda: seconds_of(self.simulation(self.selective)),
+            PROBED: lambda: seconds_of(self.simulation(self.selective, evaluate_every=1)),
+            RECORDED: lambda: recorded(self.simulation(self.selective))[1],
         }
 
     def examples(self, name: str) -> list[int]:
@@ -88,14 +91,11 @@ class Candidates:
         run = self.warm[FEDAVG if name in same else SELECTIVE]
         return [line["cohort_examples"] for line in run.rounds]
 
-    def simulate(
+    def simulation(
         self,
         strategy: Strategy,
-        *,
         evaluate_every: int | None = None,
-        out: Path | None = None,
-        probes: Sequence[Probe] = (),
-    ) -> Run:
+    ) -> Simulation:
         """A simulation; by default nothing is measured before its last round."""
         return Simulation(
             population=self.people,
@@ -106,21 +106,7 @@ class Candidates:
             seed=SEED,
             workers=self.workers,
             evaluate_every=evaluate_every or self.rounds,
-            probes=probes,
-        ).run(out, progress=False)
-
-    def recorded(self) -> list[float]:
-        """A simulation with its record and checkpoints in a folder, which its seconds include."""
-        moments = [time.perf_counter()]
-
-        def clock(finished: FinishedRound) -> dict[str, Any]:
-            moments.append(time.perf_counter())
-            return {}
-
-        with TemporaryDirectory() as folder:
-            self.simulate(self.selective, out=Path(folder) / "run", probes=[clock])
-        # A checkpoint follows the probes, so that a round's falls between it and the next.
-        return np.diff(moments).tolist()
+        )
 
     def bare(self, cohorts: Sequence[np.ndarray]) -> tuple[Parameters, list[float]]:
         """Train the same cohorts without a framework: the final model, and seconds a round."""
@@ -165,6 +151,24 @@ def cohorts_of(run: Run) -> list[np.ndarray]:
     return np.split(run.cohorts["drawn"], run.cohorts["drawn_offsets"][1:-1])
 
 
-def seconds_of(run: Run) -> list[float]:
-    """Seconds of every round."""
-    return [line["seconds"] for line in run.rounds]
+def seconds_of(simulation: Simulation) -> list[float]:
+    """Seconds of every round of a simulation that leaves no record."""
+    return [line["seconds"] for line in simulation.run(progress=False).rounds]
+
+
+def recorded(simulation: Simulation) -> tuple[Run, list[float]]:
+    """Run it with its record and a checkpoint every round in a temporary folder.
+
+    Returns:
+      The run, and the seconds of every round, those of the record and the checkpoint of the round
+      before included; the first holds all that comes before it instead.
+    """
+    moments = [time.perf_counter()]
+
+    def clock(finished: FinishedRound) -> dict[str, Any]:
+        moments.append(time.perf_counter())
+        return {}
+
+    with TemporaryDirectory() as folder:
+        run = replace(simulation, probes=[clock]).run(Path(folder) / "run", progress=False)
+    return run, np.diff(moments).tolist()
