@@ -11,8 +11,11 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-GRACE = 15.0
-"""Seconds processes may take to end before they are killed."""
+GRACE = 5.0
+"""Seconds processes may take to end before they are killed.
+
+Flower's simulation goes on with its rounds after a polite request, so this is not long.
+"""
 
 
 def stop(process: subprocess.Popen) -> None:
