@@ -274,8 +274,8 @@ class DeviceLedger:
     def _check(self, planned: DeviceSum) -> None:
         require(
             len(planned.rates) == self.devices,
-            f"a round has rates of {len(planned.rates)} devices, but the ledger has {self.devices}; "
-            "give every device a rate, 0 where it has not arrived",
+            f"a round has rates of {len(planned.rates)} devices, but the ledger has "
+            f"{self.devices}; give every device a rate, 0 where it has not arrived",
         )
         highest = float(planned.rates.max())
         require(

@@ -31,7 +31,7 @@ class ExampleLedger:
       >>> ledger = ExampleLedger(2, delta=1e-5)
       >>> ledger.charge(0, [Gaussian(noise_multiplier=1.0, rate=0.1, steps=10)])
       >>> {name: round(value, 2) for name, value in ledger.figures().items()}
-      {'example_epsilon_max': 2.02, 'example_epsilon_median': 2.02}
+      {'example_epsilon_max': 2.85, 'example_epsilon_median': 2.85}
     """
 
     def __init__(self, devices: int, delta: float) -> None:
