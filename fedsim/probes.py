@@ -23,7 +23,8 @@ class Probe(Protocol):
     """Reads a finished round.
 
     One that remembers earlier rounds has `state_dict()` and `load_state_dict()`, so that a run that
-    was interrupted goes on with what it remembered.
+    was interrupted goes on with what it remembered. One that has `files()`, file stem -> arrays by
+    name, leaves them in the record as DIR/STEM.npz when the run ends.
     """
 
     def __call__(self, finished: FinishedRound) -> Figures:

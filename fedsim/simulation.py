@@ -30,6 +30,7 @@ from fedsim.population import Population
 from fedsim.probes import Probe, standard_probes
 from fedsim.progress import Progress
 from fedsim.record import Run, Writer, is_finished, load_run
+from fedsim.record.run import Arrays
 from fedsim.record.checkpoint import Checkpoints
 from fedsim.record.contents import (
     config_contents,
@@ -199,7 +200,11 @@ class Simulation:
                     checkpoints.keep(round, parameters, last=finished.last)
             seconds = checkpoints.seconds
         summary = summary_contents(writer.rounds, parameters, seconds, self.seed)
-        cohorts = writer.finish(parameters, summary)
+        files: dict[str, Arrays] = {}
+        for probe in probes:
+            if hasattr(probe, "files"):
+                files |= probe.files()
+        cohorts = writer.finish(parameters, summary, files)
         return Run(
             path=writer.path,
             config=config,
@@ -209,6 +214,7 @@ class Simulation:
             cohorts=cohorts,
             devices=devices,
             parameters=parameters,
+            files=files,
         )
 
     @property

@@ -228,7 +228,7 @@ def test_rates_stand_there_once_per_change(tmp_path):
             draw="poisson",
         )
         writer.round(finished_round(round=round, plan=plan), 0.1, {})
-    cohorts = writer.finish({}, {})
+    cohorts = writer.finish({}, {}, {})
     assert cohorts["rates_round"].tolist() == [1, 3, 4]
     assert cohorts["rates"][:, 0].tolist() == [0.1, 0.2, 0.1]
 
