@@ -144,7 +144,7 @@ class DeviceLedger:
     def bounds(self) -> np.ndarray:
         """Renyi upper bound on every device's epsilon before an observer of the models, (devices,).
 
-        Labelled bounds, some 5 to 20 % above what `epsilons` computes for few devices.
+        Labelled bounds, cheap for all devices at once; `epsilons` computes exact values for few.
         """
         if self._broken:
             return np.full(self.devices, np.inf)
@@ -197,7 +197,7 @@ class DeviceLedger:
         after.add(*planned.steps())
         groups, group = after.groups()
         fits = groups.bounds(self.delta)[group] <= budgets
-        # The bound is too large by some percent: who fails it is priced exactly.
+        # The bound may be far too large: who fails it is priced exactly.
         unsure = np.unique(group[~fits])
         exact = np.full(len(groups.members), np.inf)
         exact[unsure] = [groups.epsilon(g, self.delta) for g in unsure.tolist()]
