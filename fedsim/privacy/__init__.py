@@ -11,7 +11,8 @@ different units (device, example) or relations (zero-out, replace-one) cannot be
 
 from fedsim.privacy.accounting import delta_at, epsilon, renyi_bound
 from fedsim.privacy.calibration import device_level_noise, noise_multiplier_for
-from fedsim.privacy.device_ledger import DeviceLedger, DeviceSum
+from fedsim.privacy.device_ledger import DeviceLedger
+from fedsim.privacy.device_sum import DeviceSum
 from fedsim.privacy.events import (
     MICRO_BATCHES,
     Event,

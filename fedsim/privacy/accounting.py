@@ -15,8 +15,9 @@ import numpy as np
 from fedsim.errors import require
 from fedsim.privacy.closed_form import gaussian_delta, gaussian_epsilon
 from fedsim.privacy.events import Event, NonPrivate
-from fedsim.privacy.loss import GRID, Relation, Step, compose
+from fedsim.privacy.loss import GRID, Step, compose
 from fedsim.privacy.renyi import ORDERS, divergences, to_epsilon
+from fedsim.privacy.step_loss import Relation
 
 INFINITE = float("inf")
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from fedsim.errors import ConfigError, require
-from fedsim.privacy.device_ledger import DeviceSum
+from fedsim.privacy.device_sum import DeviceSum
 from fedsim.privacy.events import Gaussian
 from fedsim.privacy.groups import Groups
 from fedsim.privacy.histories import Histories

@@ -13,25 +13,18 @@ updates: infinite.
 A round is charged when it is drawn, whatever arrives, and nothing is ever refunded. A draw without
 a proof of amplification (a fixed size) counts as an unsampled sum for every device that could have
 come. Without a mechanism, or with a policy that read private signals, everything is infinite.
-
-Rates are rounded up, and weights too, to a grid of ratio GRID_RATIO, so that devices share
-histories.
 """
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from fedsim.errors import require
 from fedsim.privacy.closed_form import gaussian_epsilon
-from fedsim.privacy.events import Event, NonPrivate
+from fedsim.privacy.device_sum import DeviceSum
 from fedsim.privacy.groups import Groups
 from fedsim.privacy.histories import Histories
-from fedsim.privacy.loss import Relation
-
-GRID_RATIO = 1.002
-"""Neighbouring rates on the grid differ by this factor; epsilon grows at most with their square."""
+from fedsim.privacy.step_loss import Relation
 
 Adjacency = Literal["zero-out", "add-remove"]
 
@@ -45,45 +38,6 @@ ASSUMPTIONS = {
         "denominator are constants of the configuration, and single devices' epsilons are private"
     ),
 }
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class DeviceSum:
-    """One round's noised sum over devices, as a mechanism performed it.
-
-    Attributes:
-      event: what it is for a device of the largest weight that is certainly in the sum.
-      rates: (devices,) participation rates in [0, 1].
-      weights: (devices,) weights relative to the largest that any device may have, in [0, 1]; None
-        where all are 1.
-      independent: whether the cohort was drawn by independent coins. False for every other draw.
-    """
-
-    event: Event
-    rates: np.ndarray
-    weights: np.ndarray | None = None
-    independent: bool = True
-
-    def __post_init__(self) -> None:
-        for name, values in (("rates", self.rates), ("weights", self.weights)):
-            if values is not None and len(values):
-                low, high = float(values.min()), float(values.max())
-                require(
-                    low >= 0 and high <= 1,
-                    f"{name} of a round lie in [{low:g}, {high:g}]; they must lie in [0, 1]",
-                )
-
-    def steps(self) -> tuple[np.ndarray, np.ndarray]:
-        """Rates and effective noises as charged to an observer of the models, (devices,) each."""
-        assert not isinstance(self.event, NonPrivate)
-        rates = self.rates if self.independent else (self.rates > 0).astype(np.float64)
-        rates = _on_grid(self.event.rate * rates)
-        if self.weights is None:
-            return rates, np.full(len(rates), self.event.noise)
-        weights = _on_grid(self.weights)
-        silent = weights == 0
-        noises = self.event.noise / np.where(silent, 1.0, weights)
-        return np.where(silent, 0.0, rates), noises
 
 
 class DeviceLedger:
@@ -146,11 +100,11 @@ class DeviceLedger:
           ConfigError: under add-remove, a rate above the public cap.
         """
         self._check(planned)
-        if isinstance(planned.event, NonPrivate) or planned.event.noise == 0:
+        if planned.noise == 0:
             self._broken = True
             return
         self._histories.add(*planned.steps())
-        self._squares[cohort] += (_of(planned.weights, cohort) / planned.event.noise) ** 2
+        self._squares[cohort] += (_of(planned.weights, cohort) / planned.noise) ** 2
         if self.cap is not None:
             ceiling = DeviceSum(
                 event=planned.event, rates=np.array([self.cap]), independent=planned.independent
@@ -190,7 +144,7 @@ class DeviceLedger:
     def bounds(self) -> np.ndarray:
         """Renyi upper bound on every device's epsilon before an observer of the models, (devices,).
 
-        Labelled bounds, some 5 to 20 % above what `epsilons` computes for few devices.
+        Labelled bounds, cheap for all devices at once; `epsilons` computes exact values for few.
         """
         if self._broken:
             return np.full(self.devices, np.inf)
@@ -237,13 +191,13 @@ class DeviceLedger:
         """
         self._check(planned)
         budgets = np.broadcast_to(np.asarray(budget, np.float64), (self.devices,))
-        if self._broken or isinstance(planned.event, NonPrivate) or planned.event.noise == 0:
+        if self._broken or planned.noise == 0:
             return np.isposinf(budgets)
         after = self._histories.copy()
         after.add(*planned.steps())
         groups, group = after.groups()
         fits = groups.bounds(self.delta)[group] <= budgets
-        # The bound is too large by some percent: who fails it is priced exactly.
+        # The bound may be far too large: who fails it is priced exactly.
         unsure = np.unique(group[~fits])
         exact = np.full(len(groups.members), np.inf)
         exact[unsure] = [groups.epsilon(g, self.delta) for g in unsure.tolist()]
@@ -282,14 +236,6 @@ class DeviceLedger:
             self.cap is None or highest <= self.cap,
             f"a rate is {highest:g}, above the public cap of {self.cap}; lower it or raise the cap",
         )
-
-
-def _on_grid(values: np.ndarray) -> np.ndarray:
-    """Values in [0, 1] rounded up to powers of 1 / GRID_RATIO; 0 stays 0."""
-    positive = values > 0
-    # What lies on the grid but for rounding errors stays there.
-    power = np.log(np.where(positive, values, 1.0)) / np.log(GRID_RATIO)
-    return np.where(positive, GRID_RATIO ** np.minimum(np.ceil(power - 1e-9), 0.0), 0.0)
 
 
 def _of(weights: np.ndarray | None, cohort: np.ndarray) -> np.ndarray:

@@ -82,6 +82,10 @@ class ExampleLevel:
         require(self.clip_norm > 0, f"clip_norm is {self.clip_norm}; choose more than 0")
         require(0 < self.delta < 1, f"delta is {self.delta}; choose a probability between 0 and 1")
         require(
+            0 < self.sensitivity < math.inf,
+            f"sensitivity is {self.sensitivity}; choose a finite number above 0",
+        )
+        require(
             (sigma is None) != (self.epsilon is None),
             f"noise_multiplier is {sigma} and epsilon is {self.epsilon}; give exactly one of them",
         )

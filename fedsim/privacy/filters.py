@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from fedsim.errors import require
-from fedsim.privacy.device_ledger import DeviceSum
-from fedsim.privacy.events import NonPrivate
+from fedsim.privacy.device_sum import DeviceSum
 from fedsim.privacy.groups import unique_pairs
 from fedsim.privacy.renyi import ORDERS, divergences, to_divergence
 
@@ -83,7 +82,7 @@ class RenyiFilter:
         self._spent = state["spent"].copy()
 
     def _cost(self, planned: DeviceSum) -> np.ndarray:
-        if isinstance(planned.event, NonPrivate) or planned.event.noise == 0:
+        if planned.noise == 0:
             return np.full(len(planned.rates), np.inf)
         pairs, place = unique_pairs(*planned.steps())
         return np.array([divergences(q, s)[self._order] for q, s in pairs])[place]

@@ -16,8 +16,9 @@ from typing import NamedTuple
 import numpy as np
 
 from fedsim.privacy.accounting import history_epsilon
-from fedsim.privacy.loss import Relation, Step
+from fedsim.privacy.loss import Step
 from fedsim.privacy.renyi import ORDERS, divergences, to_epsilon
+from fedsim.privacy.step_loss import Relation
 
 MOST_PRICED = 64
 """Exact epsilons computed for one figure at most. Beyond it the answer is a Renyi bound; only

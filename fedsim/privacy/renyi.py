@@ -12,7 +12,8 @@ exponentially because the integrand is analytic. An epsilon follows by Canonne, 
 
     epsilon = D(alpha) + log(1 - 1 / alpha) - (log delta + log alpha) / (alpha - 1).
 
-Such an epsilon is typically 5 to 20 % above the truth: a labelled bound, never the claim.
+Over the tests' reference values such an epsilon lies 9 to 71 % above the exact one, and at three
+times it where that is 0.24: a labelled bound, never the claim.
 """
 
 from functools import lru_cache

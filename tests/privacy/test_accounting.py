@@ -180,7 +180,7 @@ def test_renyi_divergences_at_whole_orders_agree_with_dp_accounting(rate, noise)
     from dp_accounting.rdp import RdpAccountant
 
     logging.getLogger("absl").setLevel(logging.ERROR)
-    whole = ORDERS[ORDERS == ORDERS.astype(int)]
+    whole = ORDERS[ORDERS % 1 == 0]
     theirs = RdpAccountant(whole.tolist())
     theirs.compose(PoissonSampledDpEvent(rate, GaussianDpEvent(noise)))
     ours = divergences(rate, noise)[np.isin(ORDERS, whole)]
@@ -200,6 +200,20 @@ def test_renyi_divergences_at_fractional_orders_are_the_integral(order):
     value, _ = quad(moment, -12, 16, epsabs=1e-14, epsrel=1e-13, limit=200)
     found = divergences(rate, noise)[np.flatnonzero(order == ORDERS)[0]]
     assert found == pytest.approx(math.log(value) / (order - 1), rel=1e-8)
+
+
+@pytest.mark.parametrize("rate", [1e-300, 1e-12, 1e-9, 1e-6])
+@pytest.mark.parametrize("noise", [0.5, 1.0, 30.0])
+def test_very_rare_steps_cost_very_little(rate, noise):
+    """A thousand steps are met with probability 1000 x rate; a delta above that covers them."""
+    assert epsilon([run(rate, noise, 1000)], max(2000 * rate, 1e-5)) <= 1e-4
+
+
+@pytest.mark.parametrize("noise", [0.02, 0.1])
+def test_hardly_any_noise_costs_a_finite_fortune(noise):
+    sampled = epsilon([run(0.3, noise, 3)], 1e-5)
+    assert 0.9 < sampled / epsilon([run(1.0, noise, 3)], 1e-5) <= 1.01
+    assert sampled > 100
 
 
 def test_micro_batches_are_priced_at_half_the_noise():
@@ -254,8 +268,15 @@ def test_local_steps_cannot_share_a_coin_and_be_called_independent():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"noise_multiplier": -1.0}, {"noise_multiplier": math.inf}, {"rate": 1.1}, {"rate": -0.1}]
-    + [{"steps": 0}, {"steps": 1.5}, {"sensitivity": 0.0}],
+    [
+        {"noise_multiplier": -1.0},
+        {"noise_multiplier": math.inf},
+        {"rate": 1.1},
+        {"rate": -0.1},
+        {"steps": 0},
+        {"steps": 1.5},
+        {"sensitivity": 0.0},
+    ],
 )
 def test_impossible_events_are_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
