@@ -4,6 +4,7 @@ from strategies.private import PrivateAggregation
 from strategies.selection import (
     ActivitySelection,
     LogActivitySelection,
+    PublicScale,
     SelectionPolicy,
     SoftmaxSelection,
     TopActivitySelection,
@@ -16,6 +17,7 @@ __all__ = [
     "ActivitySelection",
     "LogActivitySelection",
     "PrivateAggregation",
+    "PublicScale",
     "SelectionPolicy",
     "Selective",
     "SoftmaxSelection",

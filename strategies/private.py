@@ -12,7 +12,7 @@ the round's plan.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,8 @@ from fedsim.engine.cohort import CohortGrid
 from fedsim.engine.flower import to_parameters, to_record
 from fedsim.errors import ConfigError, require
 from fedsim.plan import Plan
+from fedsim.privacy.device_ledger import DeviceLedger
+from fedsim.privacy.device_noise import Period, last_round, resolved
 from fedsim.privacy.noise import Normal, secure, seeded
 from fedsim.privacy.release import DeviceLevel, Release
 from fedsim.state import StrategyState
@@ -64,7 +66,7 @@ class PrivateAggregation(Strategy):
 
     Example:
       >>> from flwr.serverapp.strategy import FedAvg, FedMedian
-      >>> PrivateAggregation(FedMedian(), DeviceLevel())
+      >>> PrivateAggregation(FedMedian(), DeviceLevel(noise_multiplier=1.0))
       Traceback (most recent call last):
       fedsim.errors.ConfigError: FedMedian compares devices, and under device-level DP ...
     """
@@ -89,6 +91,7 @@ class PrivateAggregation(Strategy):
         self.strategy = strategy
         self.mechanism = mechanism
         self.clip_norm = mechanism.clip_norm
+        self._ledger: DeviceLedger | None = None
         self._plan: Plan | None = None
         self._sent: dict[str, Tensor] = {}
 
@@ -103,6 +106,35 @@ class PrivateAggregation(Strategy):
             return getattr(self.strategy, name)
         raise AttributeError(name)
 
+    @property
+    def ledger(self) -> DeviceLedger:
+        """Every device's account; there is one once the strategy is prepared."""
+        assert self._ledger is not None, "Simulation prepares strategies"
+        return self._ledger
+
+    def prepare(
+        self, periods: Sequence[Period], *, independent: bool, cap: float | None
+    ) -> int | None:
+        """Open the ledger, find the noise where a target epsilon is given, and the last round.
+
+        Args:
+          periods: (rates (devices,), weights (devices,), rounds) of each.
+          independent: whether cohorts are drawn by independent coins.
+          cap: public bound on every rate, or None without one.
+
+        Returns:
+          The last round that the run's budget allows; None where it allows all.
+
+        Raises:
+          ConfigError: delta is too large, no noise reaches the target, or a bound is missing.
+        """
+        self.mechanism = resolved(self.mechanism, periods, independent=independent, cap=cap)
+        adjacency, delta = self.mechanism.adjacency, self.mechanism.delta
+        assert delta is not None
+        bound = cap if adjacency == "add-remove" else None
+        self._ledger = DeviceLedger(len(periods[0][0]), delta, adjacency, bound)
+        return last_round(self.mechanism, periods, independent=independent, cap=cap)
+
     def release(self, rates: np.ndarray, weights: np.ndarray) -> Release:
         """The mechanism of a round, at the present clip norm.
 
@@ -112,6 +144,16 @@ class PrivateAggregation(Strategy):
         """
         return self.mechanism.release(rates=rates, weights=weights, clip_norm=self.clip_norm)
 
+    def affordable(
+        self, rates: np.ndarray, weights: np.ndarray, *, independent: bool
+    ) -> np.ndarray | None:
+        """(devices,) which devices a further round leaves within their budget; None without one."""
+        budget = self.mechanism.device_budget
+        if budget is None:
+            return None
+        planned = self.release(rates, weights).event(rates, weights, independent=independent)
+        return self.ledger.affordable(planned, budget)
+
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
@@ -120,7 +162,12 @@ class PrivateAggregation(Strategy):
             raise ConfigError(
                 "PrivateAggregation needs the rates of a round; wrap it in Selective(..., policy)"
             )
-        self._plan = grid.plan
+        plan = grid.plan
+        self._plan = plan
+        # Charged at the draw, whatever becomes of it.
+        independent = plan.draw == "poisson"
+        spent = plan.mechanism.event(plan.rates, plan.device_weights, independent=independent)
+        self.ledger.charge(spent, plan.cohort)
         self._sent = to_parameters(arrays)
         return self.strategy.configure_train(server_round, arrays, config, grid)
 
@@ -169,12 +216,17 @@ class PrivateAggregation(Strategy):
         return None
 
     def state_dict(self) -> dict[str, Any]:
-        """The clip norm, and what the wrapped strategy remembers."""
-        return {"clip_norm": self.clip_norm, "strategy": StrategyState(self.strategy).state_dict()}
+        """The clip norm, the ledger, and what the wrapped strategy remembers."""
+        return {
+            "clip_norm": self.clip_norm,
+            "ledger": None if self._ledger is None else self._ledger.state_dict(),
+            "strategy": StrategyState(self.strategy).state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state."""
         self.clip_norm = state["clip_norm"]
+        self.ledger.load_state_dict(state["ledger"])
         StrategyState(self.strategy).load_state_dict(state["strategy"])
 
     def summary(self) -> None:

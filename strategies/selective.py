@@ -11,7 +11,7 @@ divides by the realised sum of weights, so inverse-rate weights n_i / q_i are se
 (Hajek).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -100,8 +100,34 @@ class Selective(Strategy):
         self._weights: dict[int, float] = {}
         self._known: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
 
+    def prepare(self, activities: Sequence[np.ndarray], rounds: Sequence[int]) -> int | None:
+        """Let a private strategy resolve what depends on who takes part, and for how long.
+
+        Args:
+          activities: (devices,) examples each device holds, of every period.
+          rounds: of every period.
+
+        Returns:
+          The last round that its budget allows, or None where it allows all.
+
+        Raises:
+          ConfigError: the privacy that was asked for cannot be had.
+        """
+        if self.mechanism is None:
+            return None
+        periods = [
+            (*self._rates_and_weights(activity), count)
+            for activity, count in zip(activities, rounds, strict=True)
+        ]
+        return self.strategy.prepare(  # type: ignore[attr-defined]
+            periods,
+            independent=self.draw == "poisson",
+            cap=getattr(self.policy, "public_cap", None),
+        )
+
     def plan(self, round: int, period: int, activity: np.ndarray, seed: int) -> Plan:
-        """Plan one round; a pure function of its arguments.
+        """Plan one round; a pure function of its arguments, and of rates scheduled before it where
+        devices retire.
 
         Args:
           round: from 1.
@@ -110,10 +136,11 @@ class Selective(Strategy):
           seed: the run's.
         """
         rates, weights = self._rates_and_weights(activity)
-        cohort = draw_cohort(rates, self.draw, seed, round)
         release = None
         if self.mechanism is not None:
+            rates = self._without_retired(rates, weights)
             release = self.strategy.release(rates, weights)  # type: ignore[attr-defined]
+        cohort = draw_cohort(rates, self.draw, seed, round)
         return Plan(
             round=round,
             period=period,
@@ -126,6 +153,14 @@ class Selective(Strategy):
             draw=self.draw,
             mechanism=release,
         )
+
+    def _without_retired(self, rates: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Rates, 0 for devices whose budget is spent; no other rate changes for it."""
+        independent = self.draw == "poisson"
+        within = self.strategy.affordable(  # type: ignore[attr-defined]
+            rates, weights, independent=independent
+        )
+        return rates if within is None else np.where(within, rates, 0.0)
 
     def _rates_and_weights(self, activity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of every device, computed once a period: activity changes no more often."""

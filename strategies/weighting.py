@@ -50,7 +50,7 @@ def bounded_weights(
       ConfigError: neighbours differ in a whole device, and a constant is missing.
 
     Example:
-      >>> mechanism = DeviceLevel(example_cap=2)
+      >>> mechanism = DeviceLevel(noise_multiplier=1.0, example_cap=2)
       >>> bounded_weights("examples", np.array([4, 1]), np.array([0.5, 0.5]), mechanism).tolist()
       [1.0, 0.5]
     """

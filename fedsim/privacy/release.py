@@ -25,16 +25,16 @@ with `(sigma^-2 - (2 sigma_b)^-2)^(-1/2)`. A null device has no bit.
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedsim.errors import ConfigError, require
+from fedsim.privacy.device_ledger import Adjacency
+from fedsim.privacy.device_sum import DeviceSum
+from fedsim.privacy.events import Gaussian, noise_beside_clip_bit
 from fedsim.privacy.noise import Normal
-
-Adjacency = Literal["zero-out", "add-remove"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +67,19 @@ class DeviceLevel:
       clip_norm: largest norm of an update, over all arrays together, > 0; where it adapts, the
         first one.
       noise_multiplier: sigma, noise in units of what one device can change, >= 0; 0 is no privacy.
+        None with `epsilon`.
+      epsilon: instead, what the worst device may have spent at the end of the run.
+      delta: of every epsilon; None is 1e-5, or a tenth of one over the number of devices where that
+        is smaller.
       adjacency: "zero-out" or "add-remove", see above.
       weight_cap: under add-remove, the largest weight, a public constant.
       denominator: under add-remove, what the sum is divided by, a public constant.
       example_cap: examples beyond which a device weighs no more, for weights by examples; a public
         constant, needed under add-remove.
       smallest_rate: rate below which an inverse-rate weight grows no more; likewise.
+      device_budget: epsilon that no device may exceed; one that would is not drawn again. Decided
+        by scheduled rates alone.
+      run_budget: epsilon that the worst device may not exceed; the run stops before it would.
       adaptive: how the clip norm adapts, or None.
       secure_noise: take the noise from the operating system; no run is then like another.
 
@@ -84,12 +91,16 @@ class DeviceLevel:
     """
 
     clip_norm: float = 1.0
-    noise_multiplier: float = 1.0
+    noise_multiplier: float | None = None
+    epsilon: float | None = None
+    delta: float | None = None
     adjacency: Adjacency = "zero-out"
     weight_cap: float | None = None
     denominator: float | None = None
     example_cap: int | None = None
     smallest_rate: float | None = None
+    device_budget: float | None = None
+    run_budget: float | None = None
     adaptive: AdaptiveClipping | None = None
     secure_noise: bool = False
 
@@ -98,9 +109,22 @@ class DeviceLevel:
             0 < self.clip_norm < math.inf,
             f"clip_norm is {self.clip_norm}; choose a finite norm above 0",
         )
+        sigma, target, delta = self.noise_multiplier, self.epsilon, self.delta
         require(
-            0 <= self.noise_multiplier < math.inf,
-            f"noise_multiplier is {self.noise_multiplier}; choose 0 (no privacy) or more, finite",
+            (sigma is None) != (target is None),
+            f"noise_multiplier is {sigma} and epsilon is {target}; give exactly one of them",
+        )
+        require(
+            sigma is None or 0 <= sigma < math.inf,
+            f"noise_multiplier is {sigma}; choose 0 (no privacy) or more, finite",
+        )
+        require(
+            target is None or 0 < target < math.inf,
+            f"epsilon is {target}; choose a finite target above 0",
+        )
+        require(
+            delta is None or 0 < delta < 1,
+            f"delta is {delta}; choose a probability between 0 and 1",
         )
         known = ("zero-out", "add-remove")
         require(
@@ -122,11 +146,14 @@ class DeviceLevel:
         cap, least = self.example_cap, self.smallest_rate
         require(cap is None or cap >= 1, f"example_cap is {cap}; choose 1 or more")
         require(least is None or 0 < least <= 1, f"smallest_rate is {least}; choose one in (0, 1]")
+        for name in ("device_budget", "run_budget"):
+            budget = getattr(self, name)
+            require(budget is None or budget > 0, f"{name} is {budget}; choose an epsilon above 0")
         bit_noise = None if self.adaptive is None else self.adaptive.bit_noise
         require(
-            bit_noise is None or bit_noise > self.noise_multiplier / 2,
+            bit_noise is None or bit_noise > (sigma or 0.0) / 2,
             f"bit_noise is {bit_noise}; choose more than half the noise multiplier "
-            f"({self.noise_multiplier / 2:g}), or the bits alone would spend it all",
+            f"({(sigma or 0.0) / 2:g}), or the bits alone would spend it all",
         )
 
     def release(
@@ -140,8 +167,14 @@ class DeviceLevel:
           clip_norm: the present one where it adapts.
 
         Raises:
-          ConfigError: a weight above the public bound.
+          ConfigError: a weight above the public bound, or noise that is not known yet.
         """
+        sigma = self.noise_multiplier
+        if sigma is None:
+            raise ConfigError(
+                f"epsilon is {self.epsilon:g}, and the noise it takes is not known yet; run the "
+                "strategy through fedsim.Simulation, inside Selective"
+            )
         clip_norm = self.clip_norm if clip_norm is None else clip_norm
         possible = weights[rates > 0]
         largest = float(possible.max(initial=0.0))
@@ -155,8 +188,8 @@ class DeviceLevel:
             )
         plain = Release(
             clip_norm=clip_norm,
-            noise_multiplier=self.noise_multiplier,
-            sum_noise_multiplier=self.noise_multiplier,
+            noise_multiplier=sigma,
+            sum_noise_multiplier=sigma,
             largest_weight=most,
             # Nobody can come: the sum is noise alone, and any constant will do.
             denominator=expected or most,
@@ -164,10 +197,10 @@ class DeviceLevel:
         )
         if self.adaptive is None:
             return plain
-        sigma, bit_noise = self.noise_multiplier, self.adaptive.bit_noise
+        bit_noise = self.adaptive.bit_noise
         if bit_noise is None:
             bit_noise = max(plain.denominator / most / 20, sigma)
-        split = (sigma**-2 - (2 * bit_noise) ** -2) ** -0.5 if sigma else 0.0
+        split = noise_beside_clip_bit(sigma, bit_noise)
         return replace(plain, sum_noise_multiplier=split, bit_noise=bit_noise)
 
 
@@ -202,6 +235,22 @@ class Release:
     def effective_noise(self) -> float:
         """Noise per coordinate of the released mean update, in units of the clip norm."""
         return self.sum_noise_multiplier * self.largest_weight / self.denominator
+
+    def event(self, rates: np.ndarray, weights: np.ndarray, *, independent: bool) -> DeviceSum:
+        """What the round is to each device, for the ledger.
+
+        Args:
+          rates: (devices,) participation rates.
+          weights: (devices,) of every device.
+          independent: whether the cohort was drawn by independent coins.
+        """
+        return DeviceSum(
+            event=Gaussian(noise_multiplier=self.noise_multiplier),
+            rates=rates,
+            # A device that cannot come may weigh anything.
+            weights=np.minimum(weights / self.largest_weight, 1.0),
+            independent=independent,
+        )
 
     def mean(
         self, updates: Iterable[tuple[float, Tensor]], size: int, noise: Normal

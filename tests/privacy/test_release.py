@@ -24,7 +24,9 @@ def silence(size: int) -> np.ndarray:
 
 def unit_release(devices: int, **options):
     """Equal or smaller weights, a denominator of `devices`."""
-    return DeviceLevel(**options).release(rates=np.ones(devices), weights=np.ones(devices))
+    return DeviceLevel(**{"noise_multiplier": 1.0} | options).release(
+        rates=np.ones(devices), weights=np.ones(devices)
+    )
 
 
 def slow_sum(updates, clip_norm):
@@ -105,7 +107,7 @@ def test_secure_noise_never_repeats():
 
 
 def test_light_weights_hide_in_noise_made_for_the_largest():
-    private = DeviceLevel(clip_norm=0.5)
+    private = DeviceLevel(clip_norm=0.5, noise_multiplier=1.0)
     release = private.release(rates=np.array([0.5, 0.2, 0.0]), weights=np.array([0.1, 0.4, 1.0]))
     assert release.sensitivity == pytest.approx(0.5 * 0.4)
     assert release.denominator == pytest.approx(0.5 * 0.1 + 0.2 * 0.4)
@@ -113,7 +115,9 @@ def test_light_weights_hide_in_noise_made_for_the_largest():
 
 
 def test_under_add_remove_nothing_depends_on_who_is_there():
-    private = DeviceLevel(adjacency="add-remove", weight_cap=1.0, denominator=32.0)
+    private = DeviceLevel(
+        noise_multiplier=1.0, adjacency="add-remove", weight_cap=1.0, denominator=32.0
+    )
     few = private.release(rates=np.array([0.1]), weights=np.array([0.2]))
     many = private.release(rates=np.full(50, 0.3), weights=np.linspace(0, 1, 50))
     assert few == many
@@ -151,10 +155,12 @@ def test_clip_norm_is_found_where_the_wanted_share_of_updates_stays_unclipped():
 )
 def test_what_cannot_be_private_is_refused(options, says):
     with pytest.raises(ConfigError, match=says):
-        DeviceLevel(**options)
+        DeviceLevel(**{"noise_multiplier": 1.0} | options)
 
 
 def test_weight_beyond_its_public_bound_is_refused():
-    private = DeviceLevel(adjacency="add-remove", weight_cap=0.5, denominator=1.0)
+    private = DeviceLevel(
+        noise_multiplier=1.0, adjacency="add-remove", weight_cap=0.5, denominator=1.0
+    )
     with pytest.raises(ConfigError, match="more than the public weight_cap"):
         private.release(rates=np.array([0.1]), weights=np.array([1.0]))

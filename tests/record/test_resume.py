@@ -31,7 +31,7 @@ STRATEGIES = {
     "fedprox": FedProx(proximal_mu=0.1),
     "fedmedian": FedMedian(),
     "private": PrivateAggregation(
-        FedAvgM(server_momentum=0.9), DeviceLevel(adaptive=AdaptiveClipping())
+        FedAvgM(server_momentum=0.9), DeviceLevel(noise_multiplier=1.0, adaptive=AdaptiveClipping())
     ),
 }
 

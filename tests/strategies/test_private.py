@@ -147,13 +147,15 @@ def test_noise_differs_between_rounds_and_seeds_and_not_between_workers():
 
 
 def test_auto_weighting_is_equal():
-    wrapped = Selective(PrivateAggregation(FedAvg(), DeviceLevel()), UniformSelection(cohort=3))
+    wrapped = Selective(
+        PrivateAggregation(FedAvg(), DeviceLevel(noise_multiplier=1.0)), UniformSelection(cohort=3)
+    )
     assert wrapped.weighting == "equal"
 
 
 def test_inverse_rates_are_bounded_by_the_smallest_rate():
     wrapped = Selective(
-        PrivateAggregation(FedAvg(), DeviceLevel()),
+        PrivateAggregation(FedAvg(), DeviceLevel(noise_multiplier=1.0)),
         ActivitySelection(cohort=3),
         weighting="inverse-rate",
     )
@@ -183,12 +185,12 @@ def test_training_on_devices_goes_through_it():
             "noise that no ledger would know of",
         ),
         (lambda: Selective(FedAvg(), UniformSelection(cohort=2)), "the order is"),
-        (lambda: PrivateAggregation(FedAvg(), DeviceLevel()), "the order is"),
+        (lambda: PrivateAggregation(FedAvg(), DeviceLevel(noise_multiplier=1.0)), "the order is"),
     ],
 )
 def test_what_cannot_go_inside_is_refused(strategy, says):
     with pytest.raises(ConfigError, match=says):
-        PrivateAggregation(strategy(), DeviceLevel())
+        PrivateAggregation(strategy(), DeviceLevel(noise_multiplier=1.0))
 
 
 def test_without_a_plan_it_is_refused():
@@ -197,6 +199,6 @@ def test_without_a_plan_it_is_refused():
             population=PEOPLE,
             model=MODEL,
             client=shifting_app(),
-            strategy=PrivateAggregation(FedAvg(), DeviceLevel()),
+            strategy=PrivateAggregation(FedAvg(), DeviceLevel(noise_multiplier=1.0)),
             schedule=Static(rounds=1),
         ).run(progress=False)
