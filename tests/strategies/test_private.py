@@ -19,8 +19,15 @@ from flwr.serverapp.strategy import (
 from clients import NLUClient
 from fedsim import ConfigError, Population, Simulation, Static
 from fedsim.models import BiLSTMTagger
+from fedsim.privacy import Gaussian, epsilon
 from fedsim.privacy.release import AdaptiveClipping, DeviceLevel
-from strategies import ActivitySelection, PrivateAggregation, Selective, UniformSelection
+from strategies import (
+    ActivitySelection,
+    PrivateAggregation,
+    PublicScale,
+    Selective,
+    UniformSelection,
+)
 
 PEOPLE = Population.load("home", devices=12)
 MODEL = BiLSTMTagger.sized_for(PEOPLE, embedding=4, hidden=4)
@@ -202,3 +209,79 @@ def test_without_a_plan_it_is_refused():
             strategy=PrivateAggregation(FedAvg(), DeviceLevel(noise_multiplier=1.0)),
             schedule=Static(rounds=1),
         ).run(progress=False)
+
+
+def test_target_epsilon_is_what_the_worst_device_has_spent_at_the_end():
+    private = DeviceLevel(epsilon=3.0, delta=1e-3)
+    run = simulate(
+        PrivateAggregation(FedAvg(), private), rounds=6, policy=ActivitySelection(cohort=4)
+    )
+    assert 0.99 * 3.0 <= run.summary["epsilon_max"] <= 3.0
+    assert run.start["privacy"]["noise_multiplier"] > 0
+    first = run.rounds[0]
+    assert first["epsilon_median"] <= first["epsilon_max"] < run.summary["epsilon_max"]
+
+
+def test_ledger_prices_the_draw_that_was_made_and_no_coin_where_cohorts_are_fixed():
+    private = DeviceLevel(noise_multiplier=2.0, delta=1e-3)
+    policy = UniformSelection(cohort=4)
+    coins = simulate(PrivateAggregation(FedAvg(), private), rounds=5, policy=policy)
+    fixed = simulate(PrivateAggregation(FedAvg(), private), rounds=5, policy=policy, draw="fixed")
+    step = Gaussian(noise_multiplier=2.0)
+    rate = 4 / len(HOLDERS)
+    assert coins.summary["epsilon_max"] == pytest.approx(
+        epsilon([step.sampled(rate).times(5)], 1e-3), rel=0.01
+    )
+    assert fixed.summary["epsilon_max"] == pytest.approx(epsilon([step.times(5)], 1e-3), rel=1e-3)
+
+
+def test_devices_retire_before_their_budget_and_nobody_elses_rate_reacts():
+    private = DeviceLevel(noise_multiplier=1.0, delta=1e-3, device_budget=4.0)
+    policy = ActivitySelection(cohort=4)
+    run = simulate(PrivateAggregation(FedAvg(), private), rounds=12, policy=policy)
+    assert run.summary["epsilon_max"] <= 4.0
+    rates = run.cohorts["rates"]
+    assert len(rates) > 1, "nobody retired"
+    for later in rates:
+        np.testing.assert_array_equal(later[later > 0], rates[0][later > 0])
+
+
+def test_run_stops_before_its_budget_is_exceeded():
+    def rounds_run(budget):
+        private = DeviceLevel(noise_multiplier=1.0, delta=1e-3, run_budget=budget)
+        return simulate(PrivateAggregation(FedAvg(), private), rounds=12)
+
+    run = rounds_run(12.0)
+    assert 0 < len(run.rounds) < 12
+    assert run.summary["epsilon_max"] <= 12.0
+    longer = simulate(
+        PrivateAggregation(FedAvg(), DeviceLevel(noise_multiplier=1.0, delta=1e-3)),
+        rounds=len(run.rounds) + 1,
+    )
+    assert longer.summary["epsilon_max"] > 12.0
+    assert any("after round" in note for note in run.start["assumptions"])
+    with pytest.raises(ConfigError, match="which the first round exceeds"):
+        rounds_run(0.01)
+
+
+def test_under_add_remove_the_claim_is_at_the_public_cap():
+    private = DeviceLevel(
+        noise_multiplier=1.0, delta=1e-3, adjacency="add-remove", weight_cap=1.0, denominator=4.0
+    )
+    policy = PublicScale(policy=ActivitySelection(cohort=4, cap=0.3), scale=0.001)
+    run = simulate(PrivateAggregation(FedAvg(), private), rounds=5, policy=policy)
+    assert run.cohorts["rates"].max() < 0.3
+    expected = epsilon([Gaussian(noise_multiplier=1.0).sampled(0.3).times(5)], 1e-3)
+    assert run.summary["epsilon_max"] == pytest.approx(expected, rel=0.01)
+    with pytest.raises(ConfigError, match=r"use PublicScale"):
+        simulate(PrivateAggregation(FedAvg(), private))
+
+
+def test_delta_as_large_as_one_device_is_refused():
+    with pytest.raises(ConfigError, match=r"delta is 0\.1, but 12 devices are protected"):
+        simulate(PrivateAggregation(FedAvg(), DeviceLevel(noise_multiplier=1.0, delta=0.1)))
+
+
+def test_no_noise_is_no_privacy():
+    run = simulate(PrivateAggregation(FedAvg(), LOOSE))
+    assert run.summary["epsilon_max"] == run.summary["epsilon_participation_max"] == np.inf
