@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fedsim.models.packing import Packing
+from fedsim.models.tape import Packed, Use, note, taping
 
 
 def bidirectional_lstm(
@@ -32,7 +33,7 @@ def bidirectional_lstm(
     Returns:
       (..., n, 2 hidden) packed states.
     """
-    if words.dim() == 2:
+    if words.dim() == 2 and not taping():
         layouts = (packing, packing.backwards())
         directions = zip(
             layouts, weight_ih.unbind(), weight_hh.unbind(), bias.unbind(), strict=True
@@ -43,8 +44,15 @@ def bidirectional_lstm(
     projected = torch.baddbmm(
         bias.flatten(0, -2).unsqueeze(1), stacked, weight_ih.flatten(0, -3).transpose(1, 2)
     )
-    states = _Recurrence.apply(projected, weight_hh.flatten(0, -3), packing.steps)
-    ahead, back = states.unflatten(0, (*words.shape[:-2], 2)).unbind(-3)
+    leading = (*words.shape[:-2], 2)
+    projected = projected.unflatten(0, leading)
+    states = _Recurrence.apply(
+        projected.flatten(0, -3), weight_hh.flatten(0, -3), packing.steps
+    ).unflatten(0, leading)
+    if taping():
+        inputs = _with_states_before(stacked.unflatten(0, leading), states, packing.steps)
+        note(Use("lstm", (weight_ih, weight_hh, bias), inputs, projected, Packed(packing)))
+    ahead, back = states.unbind(-3)
     return torch.cat([ahead, packing.reversed(back)], dim=-1)
 
 
@@ -127,6 +135,8 @@ class _Recurrence(torch.autograd.Function):
             dg.copy_(tanh_slope)
             if index:
                 dh = torch.bmm(d, weight)
+        if not ctx.needs_input_grad[1]:
+            return delta, None, None
         return delta, _weight_gradient(delta, memory[2], steps), None
 
 
@@ -142,3 +152,21 @@ def _weight_gradient(delta: Tensor, states: Tensor, steps: list[int]) -> Tensor:
     before = [state[:, :count] for state, count in zip(each, steps[1:], strict=True)]
     previous = torch.cat([states[:, :0], *before], dim=1)
     return torch.bmm(delta[:, steps[0] :].transpose(1, 2), previous)
+
+
+def _with_states_before(inputs: Tensor, states: Tensor, steps: list[int]) -> Tensor:
+    """What gates are linear in: each word's input beside the state before it, no gradient.
+
+    Args:
+      inputs: (..., n, inputs).
+      states: (..., n, hidden).
+      steps: sentences at each time step.
+    """
+    width = inputs.shape[-1]
+    joined = inputs.new_zeros(*inputs.shape[:-1], width + states.shape[-1])
+    joined[..., :width] = inputs.detach()
+    place = sum(steps[:1])
+    for state, count in zip(states.detach().split(steps, -2), steps[1:], strict=False):
+        joined[..., place : place + count, width:] = state[..., :count, :]
+        place += count
+    return joined
