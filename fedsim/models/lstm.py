@@ -70,24 +70,28 @@ class _Recurrence(torch.autograd.Function):
     def forward(ctx, projected: Tensor, weight: Tensor, steps: list[int]) -> Tensor:
         directions, words, width = projected.shape
         hidden = width // 4
-        transposed = weight.transpose(1, 2)
-        gates = torch.empty_like(projected)
+        candidate = slice(2 * hidden, 3 * hidden)
+        # tanh(x) = 2 sigmoid(2 x) - 1: all four gates in one call, and tanh costs four sigmoids.
+        transposed = weight.transpose(1, 2).clone()
+        transposed[..., candidate] *= 2
+        gates = projected.clone()
+        gates[..., candidate] *= 2
+        minus_one = projected.new_full((), -1.0)
         memory = projected.new_empty(3, directions, words, hidden)  # cells, their tanh, states
         h = c = None
-        for gate, a, kept in zip(
-            projected.split(steps, 1), gates.split(steps, 1), memory.split(steps, 2), strict=True
-        ):
+        for a, kept in zip(gates.split(steps, 1), memory.split(steps, 2), strict=True):
             cell, squashed, state = kept.unbind(0)
-            count = gate.shape[1]
+            count = a.shape[1]
             if h is not None:
-                gate = torch.baddbmm(gate, h[:, :count], transposed)
-            torch.sigmoid(gate, out=a)
+                a.baddbmm_(h[:, :count], transposed)
+            a.sigmoid_()
             i, f, g, o = a.split(hidden, 2)
-            torch.tanh(gate.narrow(2, 2 * hidden, hidden), out=g)
+            torch.add(minus_one, g, alpha=2, out=g)
             torch.mul(i, g, out=cell)
             if c is not None:
                 cell.addcmul_(f, c[:, :count])
-            torch.tanh(cell, out=squashed)
+            torch.mul(cell, 2, out=squashed).sigmoid_()
+            torch.add(minus_one, squashed, alpha=2, out=squashed)
             torch.mul(o, squashed, out=state)
             h, c = state, cell
         ctx.save_for_backward(gates, memory, weight)
@@ -109,16 +113,15 @@ class _Recurrence(torch.autograd.Function):
                 strict=True,
             )
         )
-        dh = dc = None
+        later = dc = None
         for index in range(len(steps) - 1, -1, -1):
             gh, a, kept, d = parts[index]
             count = gh.shape[1]
             _, squashed, _ = kept.unbind(0)
             i, f, g, o = a.split(hidden, 2)
             di, df, dg, do = d.split(hidden, 2)
-            if dh is not None:
-                later = dh.shape[1]
-                gh = torch.add(gh, dh) if later == count else _add_first(gh, dh)
+            if later is not None:
+                gh = _plus_product(gh, later, weight)
             torch.mul(gh, squashed, out=do)
             gc = torch.ops.aten.tanh_backward(gh * o, squashed)
             if dc is not None:
@@ -127,22 +130,26 @@ class _Recurrence(torch.autograd.Function):
             torch.mul(gc, i, out=dg)
             if index:
                 torch.mul(gc, parts[index - 1][2][0][:, :count], out=df)
-                dc = gc * f
+                dc = gc.mul_(f)
             else:
                 df.zero_()
-            tanh_slope = torch.ops.aten.tanh_backward(dg, g)
-            torch.ops.aten.sigmoid_backward.grad_input(d, a, grad_input=d)
-            dg.copy_(tanh_slope)
-            if index:
-                dh = torch.bmm(d, weight)
+            torch.ops.aten.tanh_backward.grad_input(dg, g, grad_input=dg)
+            for part in (slice(0, 2 * hidden), slice(3 * hidden, 4 * hidden)):
+                slope = d[..., part]
+                torch.ops.aten.sigmoid_backward.grad_input(slope, a[..., part], grad_input=slope)
+            later = d
         if not ctx.needs_input_grad[1]:
             return delta, None, None
         return delta, _weight_gradient(delta, memory[2], steps), None
 
 
-def _add_first(grad: Tensor, later: Tensor) -> Tensor:
+def _plus_product(grad: Tensor, later: Tensor, weight: Tensor) -> Tensor:
+    """grad + later @ weight, for the sentences that go on."""
+    count = later.shape[1]
+    if count == grad.shape[1]:
+        return torch.baddbmm(grad, later, weight)
     grad = grad.clone()
-    grad[:, : later.shape[1]] += later
+    grad[:, :count].baddbmm_(later, weight)
     return grad
 
 

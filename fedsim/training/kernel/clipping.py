@@ -81,17 +81,20 @@ def clipped_gradient(
     outputs = [use.output for use in uses]
     slopes = torch.autograd.grad(each.sum(), outputs, materialize_grads=True)
     with torch.no_grad():
-        work = [(u, _wide(u.inputs.detach()), _wide(g)) for u, g in zip(uses, slopes, strict=True)]
-        squares = [RULES[use.kind].squared_norms(use, a, g) for use, a, g in work]
-        norms = torch.stack(squares).sum(0).clamp_(min=0).sqrt_()
-        factors = _factors(norms, each.detach(), clip_norm) * batch["weight"]
-        for (use, a, g), tensors in zip(work, totals.uses, strict=True):
-            # Of an example that counts as zero, 0 x inf would be NaN; others are not changed.
-            scaled = torch.nan_to_num_(g * _alongside(use.rows.of_example(factors), g), 0, 0, 0)
-            if a.is_floating_point():
-                a = torch.nan_to_num(a, 0, 0, 0)
-            RULES[use.kind].add(use, a, scaled, tensors)
-    return Clipped(totals.gradients, norms, factors, each.detach())
+        each = each.detach()
+        measured = [
+            RULES[use.kind].measure(use, _wide(use.inputs.detach()), _wide(g))
+            for use, g in zip(uses, slopes, strict=True)
+        ]
+        norms = torch.stack([m.squares for m in measured]).sum(0).clamp_(min=0).sqrt_()
+        finite = norms.isfinite() & each.isfinite()
+        factors = torch.where(finite, (clip_norm / norms).clamp_(max=1.0), 0.0) * batch["weight"]
+        surely = _surely(finite)
+        for use, m, tensors in zip(uses, measured, totals.uses, strict=True):
+            # Of an example that counts as zero, 0 x inf would be NaN.
+            values = m.values if surely else tuple(torch.nan_to_num(v, 0, 0, 0) for v in m.values)
+            RULES[use.kind].add(use, values, factors, tensors)
+    return Clipped(totals.gradients, norms, factors, each)
 
 
 class _Totals(NamedTuple):
@@ -117,16 +120,9 @@ def _matched(uses: list[Use], parameters: Parameters, into: Parameters | None) -
     return _Totals(gradients, [[gradients[name] for name in each if name] for each in used])
 
 
-def _factors(norms: Tensor, losses: Tensor, clip_norm: float) -> Tensor:
-    """min(1, clip norm / norm), and 0 where the norm or the loss is not finite."""
-    finite = norms.isfinite() & losses.isfinite()
-    return torch.where(finite, (clip_norm / norms).clamp(max=1.0), 0.0)
-
-
-def _alongside(scale: Tensor, slopes: Tensor) -> Tensor:
-    """(devices, rows) or (rows,) to be multiplied with (devices, directions, rows, outputs)."""
-    between = slopes.dim() - scale.dim() - 1
-    return scale.view(*scale.shape[:-1], *[1] * between, -1, 1)
+def _surely(finite: Tensor) -> bool:
+    """Whether all examples are known to be finite; an accelerator is not waited for, so never."""
+    return finite.device.type == "cpu" and bool(finite.all())
 
 
 def _wide(values: Tensor) -> Tensor:

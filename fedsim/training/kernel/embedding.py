@@ -10,31 +10,33 @@ import torch
 from torch import Tensor
 
 from fedsim.models.tape import Use
-from fedsim.training.kernel.rules import Rule, register
+from fedsim.training.kernel.linear import gram
+from fedsim.training.kernel.rules import Measured, Rule, of_rows, register
 
 
-def _squared_norms(use: Use, inputs: Tensor, slopes: Tensor) -> Tensor:
-    slopes = use.rows.by_example(slopes)
-    pairs = _equal_pairs(use.rows.by_example(inputs), slopes.dtype)
-    return use.gain**2 * (slopes @ slopes.mT).mul_(pairs).sum((-2, -1))
+def measure(use: Use, ids: Tensor, slopes: Tensor) -> Measured:
+    """Parameter: the table, (..., table rows, width); `ids` are (..., rows, pieces)."""
+    pairs = _equal_pairs(use.rows.by_example(ids), slopes.dtype)
+    squares = (gram(use.rows.by_example(slopes)) * pairs).sum((-2, -1))
+    return Measured(use.gain**2 * squares, (slopes,))
+
+
+def add(use: Use, values: tuple[Tensor, ...], factors: Tensor, totals: list[Tensor]) -> None:
+    """Adds the scaled gradients to the rows of the batch's words."""
+    (table,), (slopes,), ids = totals, values, use.inputs
+    if table.dim() == 3:
+        devices, rows, _ = table.shape
+        ids = ids + rows * torch.arange(devices, device=table.device).view(-1, 1, 1)
+    scaled = slopes * (use.gain * of_rows(use.rows, factors, slopes))
+    words = scaled.unsqueeze(-2).expand(*ids.shape, -1)
+    table.flatten(0, -2).index_add_(0, ids.flatten(), words.flatten(0, -2))
 
 
 def _equal_pairs(ids: Tensor, dtype: torch.dtype) -> Tensor:
     """(..., tokens, pieces) -> (..., tokens, tokens): pairs of equal pieces of two words."""
     columns = ids.unbind(-1)
-    counts = [(p.unsqueeze(-1) == q.unsqueeze(-2)).to(dtype) for p in columns for q in columns]
-    return torch.stack(counts).sum(0) if len(counts) > 1 else counts[0]
+    equal = ((p.unsqueeze(-1) == q.unsqueeze(-2)).to(dtype) for p in columns for q in columns)
+    return torch.stack(list(equal)).sum(0) if len(columns) > 1 else next(equal)
 
 
-def _add(use: Use, inputs: Tensor, scaled: Tensor, totals: list[Tensor]) -> None:
-    (table,) = totals
-    pieces, width = inputs.shape[-1], table.shape[-1]
-    if table.dim() == 3:
-        devices, rows, _ = table.shape
-        inputs = inputs + rows * torch.arange(devices, device=table.device).view(-1, 1, 1)
-        table = table.view(-1, width)
-    each = (use.gain * scaled).unsqueeze(-2).expand(*scaled.shape[:-1], pieces, width)
-    table.index_add_(0, inputs.flatten(), each.reshape(-1, width))
-
-
-register("embedding", Rule(squared_norms=_squared_norms, add=_add))
+register("embedding", Rule(measure, add))

@@ -8,13 +8,30 @@ al., ICLR 2022, https://arxiv.org/abs/2110.05679). Where examples are so long th
 product is cheaper, it is taken, and is then smaller than the example's inputs and outputs.
 """
 
+import torch
 from torch import Tensor
 
 from fedsim.models.tape import Use
-from fedsim.training.kernel.rules import Rule, register
+from fedsim.training.kernel.rules import Measured, Rule, of_rows, register
 
 
-def product_norms(inputs: Tensor, slopes: Tensor) -> Tensor:
+def measure(use: Use, inputs: Tensor, slopes: Tensor) -> Measured:
+    """Parameters: weight (..., outputs, inputs) and bias (..., outputs)."""
+    squares = product_squares(use.rows.by_example(inputs), use.rows.by_example(slopes))
+    return Measured(squares, (inputs, slopes))
+
+
+def add(use: Use, values: tuple[Tensor, ...], factors: Tensor, totals: list[Tensor]) -> None:
+    """Adds the scaled gradients of the weights (side by side over the inputs) and of the bias."""
+    inputs, slopes = values
+    *weights, bias = totals
+    add_products(of_rows(use.rows, factors, slopes), inputs, slopes, weights, bias)
+
+
+register("linear", Rule(measure, add))
+
+
+def product_squares(inputs: Tensor, slopes: Tensor) -> Tensor:
     """Squared norms of sum_t g_t [a_t, 1]', one for each example.
 
     Args:
@@ -25,9 +42,8 @@ def product_norms(inputs: Tensor, slopes: Tensor) -> Tensor:
       (...).
 
     Example:
-      >>> import torch
       >>> a, g = torch.tensor([[[1.0, 2.0]]]), torch.tensor([[[3.0]]])
-      >>> product_norms(a, g).tolist()  # (1 + 4 + 1) * 9
+      >>> product_squares(a, g).tolist()  # (1 + 4 + 1) * 9
       [54.0]
     """
     tokens, width, outputs = inputs.shape[-2], inputs.shape[-1], slopes.shape[-1]
@@ -35,35 +51,45 @@ def product_norms(inputs: Tensor, slopes: Tensor) -> Tensor:
         one = inputs.squeeze(-2).square().sum(-1) + 1
         return one * slopes.squeeze(-2).square().sum(-1)
     if tokens * (width + outputs) < width * outputs:
-        pairs = (inputs @ inputs.mT).add_(1)
-        return (slopes @ slopes.mT).mul_(pairs).sum((-2, -1))
+        return (gram(slopes) * (gram(inputs) + 1)).sum((-2, -1))
     direct = (slopes.mT @ inputs).square().sum((-2, -1))
     return direct + slopes.sum(-2).square().sum(-1)
 
 
-def add_product(total: Tensor, scaled: Tensor, inputs: Tensor) -> None:
-    """total += sum over rows of g a'.
+def gram(rows: Tensor) -> Tensor:
+    """Inner products of the rows of each matrix: (..., tokens, features) -> (..., tokens, tokens).
+
+    Example:
+      >>> gram(torch.tensor([[[1.0, 2.0], [0.0, 3.0]]])).tolist()
+      [[[5.0, 6.0], [6.0, 9.0]]]
+    """
+    # Flat first: `matmul` would lay out both factors of a strided product afresh, one of them
+    # transposed, which costs more than the product.
+    flat = rows.flatten(0, -3)
+    return torch.bmm(flat, flat.mT).view(*rows.shape[:-1], rows.shape[-2])
+
+
+def add_products(
+    scale: Tensor, inputs: Tensor, slopes: Tensor, weights: list[Tensor], bias: Tensor
+) -> None:
+    """weights += sum over rows of scale g a', bias += sum over rows of scale g.
 
     Args:
-      total: (..., outputs, inputs).
-      scaled: (..., rows, outputs).
+      scale: (..., rows, 1), broadcast over axes between leading ones and rows.
       inputs: (..., rows, inputs).
+      slopes: (..., rows, outputs).
+      weights: (..., outputs, part of the inputs) each; parts in order.
+      bias: (..., outputs).
     """
-    if total.dim() == 2:
-        total.addmm_(scaled.mT, inputs)
+    bias.add_((slopes.mT @ scale).squeeze(-1))
+    # The narrower of the two is scaled: it is one pass less over the wider.
+    if inputs.shape[-1] < slopes.shape[-1]:
+        inputs = inputs * scale
     else:
-        whole = total.flatten(0, -3)
-        whole.baddbmm_(scaled.flatten(0, -3).mT, inputs.flatten(0, -3))
-
-
-def _squared_norms(use: Use, inputs: Tensor, slopes: Tensor) -> Tensor:
-    return product_norms(use.rows.by_example(inputs), use.rows.by_example(slopes))
-
-
-def _add(use: Use, inputs: Tensor, scaled: Tensor, totals: list[Tensor]) -> None:
-    weight, bias = totals
-    add_product(weight, scaled, inputs)
-    bias.add_(scaled.sum(-2))
-
-
-register("linear", Rule(squared_norms=_squared_norms, add=_add))
+        slopes = slopes * scale
+    parts = inputs.split([weight.shape[-1] for weight in weights], dim=-1)
+    for weight, part in zip(weights, parts, strict=True):
+        if weight.dim() == 2:
+            weight.addmm_(slopes.mT, part)
+        else:
+            weight.flatten(0, -3).baddbmm_(slopes.flatten(0, -3).mT, part.flatten(0, -3))

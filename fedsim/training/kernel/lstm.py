@@ -10,21 +10,18 @@ Padding carries delta = 0. There is one bias: two, as in `nn.LSTM`, would count 
 from torch import Tensor
 
 from fedsim.models.tape import Use
-from fedsim.training.kernel.linear import add_product, product_norms
-from fedsim.training.kernel.rules import Rule, register
+from fedsim.training.kernel.linear import add, product_squares
+from fedsim.training.kernel.rules import Measured, Rule, register
 
 
-def _squared_norms(use: Use, inputs: Tensor, slopes: Tensor) -> Tensor:
-    each = product_norms(use.rows.by_example(inputs), use.rows.by_example(slopes))
-    return each.sum(-2)
+def measure(use: Use, inputs: Tensor, slopes: Tensor) -> Measured:
+    """Parameters: input weight, recurrent weight and bias, with an axis of directions.
+
+    Shapes (..., directions, 4 hidden, inputs), (..., directions, 4 hidden, hidden) and
+    (..., directions, 4 hidden).
+    """
+    squares = product_squares(use.rows.by_example(inputs), use.rows.by_example(slopes))
+    return Measured(squares.sum(-2), (inputs, slopes))
 
 
-def _add(use: Use, inputs: Tensor, scaled: Tensor, totals: list[Tensor]) -> None:
-    weight_ih, weight_hh, bias = totals
-    width = weight_ih.shape[-1]
-    add_product(weight_ih, scaled, inputs[..., :width])
-    add_product(weight_hh, scaled, inputs[..., width:])
-    bias.add_(scaled.sum(-2))
-
-
-register("lstm", Rule(squared_norms=_squared_norms, add=_add))
+register("lstm", Rule(measure, add))
