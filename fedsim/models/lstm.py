@@ -73,9 +73,9 @@ class _Recurrence(torch.autograd.Function):
         candidate = slice(2 * hidden, 3 * hidden)
         # tanh(x) = 2 sigmoid(2 x) - 1: all four gates in one call, and tanh costs four sigmoids.
         transposed = weight.transpose(1, 2).clone()
-        transposed[..., candidate] *= 2
+        transposed[..., candidate].mul_(2)
         gates = projected.clone()
-        gates[..., candidate] *= 2
+        gates[..., candidate].mul_(2)
         minus_one = projected.new_full((), -1.0)
         memory = projected.new_empty(3, directions, words, hidden)  # cells, their tanh, states
         h = c = None
@@ -125,7 +125,7 @@ class _Recurrence(torch.autograd.Function):
             torch.mul(gh, squashed, out=do)
             gc = torch.ops.aten.tanh_backward(gh * o, squashed)
             if dc is not None:
-                gc[:, : dc.shape[1]] += dc
+                gc[:, : dc.shape[1]].add_(dc)
             torch.mul(gc, g, out=di)
             torch.mul(gc, i, out=dg)
             if index:

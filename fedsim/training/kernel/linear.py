@@ -81,7 +81,7 @@ def add_products(
       weights: (..., outputs, part of the inputs) each; parts in order.
       bias: (..., outputs).
     """
-    bias.add_((slopes.mT @ scale).squeeze(-1))
+    bias.add_((scale.mT @ slopes).squeeze(-2))
     # The narrower of the two is scaled: it is one pass less over the wider.
     if inputs.shape[-1] < slopes.shape[-1]:
         inputs = inputs * scale
