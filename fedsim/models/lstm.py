@@ -40,19 +40,24 @@ def bidirectional_lstm(
         )
         states = [p.packed(_stock(p.padded(words), *weights)) for p, *weights in directions]
         return torch.cat(states, dim=-1)
-    stacked = torch.stack([words, packing.reversed(words)], dim=-3).flatten(0, -3)
-    projected = torch.baddbmm(
-        bias.flatten(0, -2).unsqueeze(1), stacked, weight_ih.flatten(0, -3).transpose(1, 2)
-    )
-    leading = (*words.shape[:-2], 2)
-    projected = projected.unflatten(0, leading)
-    states = _Recurrence.apply(
-        projected.flatten(0, -3), weight_hh.flatten(0, -3), packing.steps
-    ).unflatten(0, leading)
+    stacked = torch.stack([words, packing.reversed(words)], dim=-3)
+    leading, hidden = stacked.shape[:-2], weight_hh.shape[-1]
+    stand_in = None
     if taping():
-        inputs = _with_states_before(stacked.unflatten(0, leading), states, packing.steps)
-        note(Use("lstm", (weight_ih, weight_hh, bias), inputs, projected, Packed(packing)))
-    ahead, back = states.unbind(-3)
+        # Pre-activations are overwritten by the gates: this takes their gradient, and no memory.
+        stand_in = words.new_zeros(()).expand(*stacked.shape[:-1], 4 * hidden).requires_grad_()
+    states, inputs = _Recurrence.apply(
+        stacked.flatten(0, -3),
+        weight_ih.flatten(0, -3),
+        weight_hh.flatten(0, -3),
+        bias.flatten(0, -2),
+        None if stand_in is None else stand_in.flatten(0, -3),
+        packing.steps,
+    )
+    if stand_in is not None:
+        weights = (weight_ih, weight_hh, bias)
+        note(Use("lstm", weights, inputs.unflatten(0, leading), stand_in, Packed(packing)))
+    ahead, back = states.unflatten(0, leading).unbind(-3)
     return torch.cat([ahead, packing.reversed(back)], dim=-1)
 
 
@@ -64,26 +69,45 @@ def _stock(padded: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -
 
 
 class _Recurrence(torch.autograd.Function):
-    """Hidden states from gate pre-activations, packed; the time loop and its mirror image."""
+    """One layer, packed: the time loop and its mirror image.
+
+    Args:
+      words: (directions, n, inputs).
+      weight_ih: (directions, 4 hidden, inputs).
+      weight_hh: (directions, 4 hidden, hidden).
+      bias: (directions, 4 hidden).
+      stand_in: None, or a tensor (directions, n, 4 hidden) whose gradient is that of the gates'
+        pre-activations.
+      steps: sentences at each time step.
+
+    Returns:
+      States (directions, n, hidden), and what the gates are linear in: each word's input beside the
+      state before it, (directions, n, inputs + hidden), without a gradient.
+    """
 
     @staticmethod
-    def forward(ctx, projected: Tensor, weight: Tensor, steps: list[int]) -> Tensor:
-        directions, words, width = projected.shape
-        hidden = width // 4
-        candidate = slice(2 * hidden, 3 * hidden)
+    def forward(ctx, words, weight_ih, weight_hh, bias, stand_in, steps):
+        directions, n, width = words.shape
+        hidden = weight_hh.shape[-1]
+        weight = torch.cat([weight_ih, weight_hh], dim=-1)
         # tanh(x) = 2 sigmoid(2 x) - 1: all four gates in one call, and tanh costs four sigmoids.
-        transposed = weight.transpose(1, 2).clone()
-        transposed[..., candidate].mul_(2)
-        gates = projected.clone()
-        gates[..., candidate].mul_(2)
-        minus_one = projected.new_full((), -1.0)
-        memory = projected.new_empty(3, directions, words, hidden)  # cells, their tanh, states
+        doubled, start = weight.transpose(1, 2).clone(), bias.unsqueeze(1).clone()
+        for part in (doubled, start):
+            part.narrow(2, 2 * hidden, hidden).mul_(2)
+        minus_one = words.new_full((), -1.0)
+        inputs = words.new_zeros(directions, n, width + hidden)
+        inputs[..., :width] = words
+        gates = words.new_empty(directions, n, 4 * hidden)
+        memory = words.new_empty(3, directions, n, hidden)  # cells, their tanh, states
         h = c = None
-        for a, kept in zip(gates.split(steps, 1), memory.split(steps, 2), strict=True):
+        for x, a, kept in zip(
+            inputs.split(steps, 1), gates.split(steps, 1), memory.split(steps, 2), strict=True
+        ):
             cell, squashed, state = kept.unbind(0)
             count = a.shape[1]
             if h is not None:
-                a.baddbmm_(h[:, :count], transposed)
+                x[..., width:] = h[:, :count]
+            torch.baddbmm(start, x, doubled, out=a)
             a.sigmoid_()
             i, f, g, o = a.split(hidden, 2)
             torch.add(minus_one, g, alpha=2, out=g)
@@ -94,34 +118,38 @@ class _Recurrence(torch.autograd.Function):
             torch.add(minus_one, squashed, alpha=2, out=squashed)
             torch.mul(o, squashed, out=state)
             h, c = state, cell
-        ctx.save_for_backward(gates, memory, weight)
+        ctx.save_for_backward(inputs, gates, memory, weight)
         ctx.steps = steps
-        return memory[2]
+        ctx.mark_non_differentiable(inputs)
+        return memory[2], inputs
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
-        gates, memory, weight = ctx.saved_tensors
+    def backward(ctx, grad, _):
+        inputs, gates, memory, weight = ctx.saved_tensors
         steps, hidden = ctx.steps, memory.shape[-1]
-        delta = torch.empty_like(gates)
+        width = inputs.shape[-1] - hidden
+        delta, slope = torch.empty_like(gates), torch.empty_like(inputs)
         parts = list(
             zip(
                 grad.split(steps, 1),
                 gates.split(steps, 1),
                 memory.split(steps, 2),
                 delta.split(steps, 1),
+                slope.split(steps, 1),
                 strict=True,
             )
         )
-        later = dc = None
+        dh = dc = None
         for index in range(len(steps) - 1, -1, -1):
-            gh, a, kept, d = parts[index]
+            gh, a, kept, d, s = parts[index]
             count = gh.shape[1]
             _, squashed, _ = kept.unbind(0)
             i, f, g, o = a.split(hidden, 2)
             di, df, dg, do = d.split(hidden, 2)
-            if later is not None:
-                gh = _plus_product(gh, later, weight)
+            if dh is not None:
+                later = dh.shape[1]
+                gh = torch.add(gh, dh) if later == count else _add_first(gh, dh)
             torch.mul(gh, squashed, out=do)
             gc = torch.ops.aten.tanh_backward(gh * o, squashed)
             if dc is not None:
@@ -135,45 +163,20 @@ class _Recurrence(torch.autograd.Function):
                 df.zero_()
             torch.ops.aten.tanh_backward.grad_input(dg, g, grad_input=dg)
             for part in (slice(0, 2 * hidden), slice(3 * hidden, 4 * hidden)):
-                slope = d[..., part]
-                torch.ops.aten.sigmoid_backward.grad_input(slope, a[..., part], grad_input=slope)
-            later = d
-        if not ctx.needs_input_grad[1]:
-            return delta, None, None
-        return delta, _weight_gradient(delta, memory[2], steps), None
+                gate = d[..., part]
+                torch.ops.aten.sigmoid_backward.grad_input(gate, a[..., part], grad_input=gate)
+            torch.bmm(d, weight, out=s)
+            dh = s[..., width:]
+        gradients = [slope[..., :width], None, None, None, None, None]
+        if ctx.needs_input_grad[4]:
+            gradients[4] = delta
+        if ctx.needs_input_grad[1]:
+            both = torch.bmm(delta.transpose(1, 2), inputs)
+            gradients[1:4] = both[..., :width], both[..., width:], delta.sum(1)
+        return tuple(gradients)
 
 
-def _plus_product(grad: Tensor, later: Tensor, weight: Tensor) -> Tensor:
-    """grad + later @ weight, for the sentences that go on."""
-    count = later.shape[1]
-    if count == grad.shape[1]:
-        return torch.baddbmm(grad, later, weight)
+def _add_first(grad: Tensor, later: Tensor) -> Tensor:
     grad = grad.clone()
-    grad[:, :count].baddbmm_(later, weight)
+    grad[:, : later.shape[1]].add_(later)
     return grad
-
-
-def _weight_gradient(delta: Tensor, states: Tensor, steps: list[int]) -> Tensor:
-    """Gradient of the recurrent weight: each word's delta with the state before it."""
-    each = states.split(steps, 1)[:-1]
-    before = [state[:, :count] for state, count in zip(each, steps[1:], strict=True)]
-    previous = torch.cat([states[:, :0], *before], dim=1)
-    return torch.bmm(delta[:, steps[0] :].transpose(1, 2), previous)
-
-
-def _with_states_before(inputs: Tensor, states: Tensor, steps: list[int]) -> Tensor:
-    """What gates are linear in: each word's input beside the state before it, no gradient.
-
-    Args:
-      inputs: (..., n, inputs).
-      states: (..., n, hidden).
-      steps: sentences at each time step.
-    """
-    width = inputs.shape[-1]
-    joined = inputs.new_zeros(*inputs.shape[:-1], width + states.shape[-1])
-    joined[..., :width] = inputs.detach()
-    place = sum(steps[:1])
-    for state, count in zip(states.detach().split(steps, -2), steps[1:], strict=False):
-        joined[..., place : place + count, width:] = state[..., :count, :]
-        place += count
-    return joined

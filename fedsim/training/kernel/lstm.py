@@ -7,6 +7,7 @@ sum_{t,s} <delta_t, delta_s> (<x_t, x_s> + <h_{t-1}, h_{s-1}> + 1), summed over 
 Padding carries delta = 0. There is one bias: two, as in `nn.LSTM`, would count its part twice.
 """
 
+import torch
 from torch import Tensor
 
 from fedsim.models.tape import Use
@@ -20,8 +21,12 @@ def measure(use: Use, inputs: Tensor, slopes: Tensor) -> Measured:
     Shapes (..., directions, 4 hidden, inputs), (..., directions, 4 hidden, hidden) and
     (..., directions, 4 hidden).
     """
-    squares = product_squares(use.rows.by_example(inputs), use.rows.by_example(slopes))
-    return Measured(squares.sum(-2), (inputs, slopes))
+    # One direction at a time: the two together have no layout that a batched product can read.
+    directions = zip(inputs.unbind(-3), slopes.unbind(-3), strict=True)
+    squares = [
+        product_squares(use.rows.by_example(a), use.rows.by_example(g)) for a, g in directions
+    ]
+    return Measured(torch.stack(squares).sum(0), (inputs, slopes))
 
 
 register("lstm", Rule(measure, add))
