@@ -91,9 +91,10 @@ class _Recurrence(torch.autograd.Function):
         hidden = weight_hh.shape[-1]
         weight = torch.cat([weight_ih, weight_hh], dim=-1)
         # tanh(x) = 2 sigmoid(2 x) - 1: all four gates in one call, and tanh costs four sigmoids.
-        doubled, start = weight.transpose(1, 2).clone(), bias.unsqueeze(1).clone()
+        doubled, start = weight.clone(), bias.clone()
         for part in (doubled, start):
-            part.narrow(2, 2 * hidden, hidden).mul_(2)
+            part.narrow(1, 2 * hidden, hidden).mul_(2)
+        doubled, start = doubled.transpose(1, 2), start.unsqueeze(1)
         minus_one = words.new_full((), -1.0)
         inputs = words.new_zeros(directions, n, width + hidden)
         inputs[..., :width] = words
@@ -114,7 +115,7 @@ class _Recurrence(torch.autograd.Function):
             torch.mul(i, g, out=cell)
             if c is not None:
                 cell.addcmul_(f, c[:, :count])
-            torch.mul(cell, 2, out=squashed).sigmoid_()
+            torch.add(cell, cell, out=squashed).sigmoid_()
             torch.add(minus_one, squashed, alpha=2, out=squashed)
             torch.mul(o, squashed, out=state)
             h, c = state, cell
@@ -129,7 +130,10 @@ class _Recurrence(torch.autograd.Function):
         inputs, gates, memory, weight = ctx.saved_tensors
         steps, hidden = ctx.steps, memory.shape[-1]
         width = inputs.shape[-1] - hidden
-        delta, slope = torch.empty_like(gates), torch.empty_like(inputs)
+        # A tape's graph is walked once, so the gates' memory may take their gradients.
+        delta = gates if ctx.needs_input_grad[4] else torch.empty_like(gates)
+        slope = torch.empty_like(inputs)
+        scratch = gates.new_empty(len(gates), max(steps, default=0), 4 * hidden)
         parts = list(
             zip(
                 grad.split(steps, 1),
@@ -146,7 +150,7 @@ class _Recurrence(torch.autograd.Function):
             count = gh.shape[1]
             _, squashed, _ = kept.unbind(0)
             i, f, g, o = a.split(hidden, 2)
-            di, df, dg, do = d.split(hidden, 2)
+            di, df, dg, do = scratch[:, :count].split(hidden, 2)
             if dh is not None:
                 later = dh.shape[1]
                 gh = torch.add(gh, dh) if later == count else _add_first(gh, dh)
@@ -161,10 +165,10 @@ class _Recurrence(torch.autograd.Function):
                 dc = gc.mul_(f)
             else:
                 df.zero_()
-            torch.ops.aten.tanh_backward.grad_input(dg, g, grad_input=dg)
-            for part in (slice(0, 2 * hidden), slice(3 * hidden, 4 * hidden)):
-                gate = d[..., part]
-                torch.ops.aten.sigmoid_backward.grad_input(gate, a[..., part], grad_input=gate)
+            into = d.split(hidden, 2)
+            torch.ops.aten.tanh_backward.grad_input(dg, g, grad_input=into[2])
+            for slope_of, gate, out in ((di, i, into[0]), (df, f, into[1]), (do, o, into[3])):
+                torch.ops.aten.sigmoid_backward.grad_input(slope_of, gate, grad_input=out)
             torch.bmm(d, weight, out=s)
             dh = s[..., width:]
         gradients = [slope[..., :width], None, None, None, None, None]
