@@ -52,7 +52,7 @@ class Packing:
         # In NumPy: on arrays this small an operation of torch costs ten times as much.
         each = lengths.cpu().numpy()
         examples = each.shape[-1]
-        widest = each.reshape(-1, examples).max(0, initial=0)
+        widest = np.atleast_2d(each).max(0, initial=0)
         inside = np.arange(tokens)[:, None] < widest
         step, example = inside.nonzero()
         active = inside.sum(1)

@@ -87,9 +87,12 @@ def add_products(
         inputs = inputs * scale
     else:
         slopes = slopes * scale
-    parts = inputs.split([weight.shape[-1] for weight in weights], dim=-1)
+    if slopes.dim() == 2:
+        weights[0].addmm_(slopes.mT, inputs)
+        return
+    # One product for all parts: apart, each would read the slopes again.
+    product = torch.bmm(slopes.flatten(0, -3).mT, inputs.flatten(0, -3))
+    product = product.view(*slopes.shape[:-2], *product.shape[-2:])
+    parts = product.split([weight.shape[-1] for weight in weights], dim=-1)
     for weight, part in zip(weights, parts, strict=True):
-        if weight.dim() == 2:
-            weight.addmm_(slopes.mT, part)
-        else:
-            weight.flatten(0, -3).baddbmm_(slopes.flatten(0, -3).mT, part.flatten(0, -3))
+        weight.add_(part)
