@@ -8,6 +8,7 @@ the trainer directly.
 import math
 from dataclasses import dataclass
 
+import numpy as np
 from flwr.app import Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
@@ -16,6 +17,7 @@ from fedsim.errors import require
 from fedsim.models import JointTagger
 from fedsim.population import Population
 from fedsim.training import LocalTrainer, procedures
+from fedsim.training.batches import examples_served
 
 OPTIMIZERS = ("sgd", "adamw")
 
@@ -73,6 +75,10 @@ class NLUClient:
             return self.learning_rate
         return model.sgd_rate if self.optimizer == "sgd" else ADAMW_RATE
 
+    def examples_served(self, held: np.ndarray) -> np.ndarray:
+        """Examples that the optimizers of devices holding so many are served in a round."""
+        return examples_served(held, self.batch_size, self.local_epochs, self.local_steps)
+
     def bind(self, population: Population, model: JointTagger, seed: int) -> LocalTrainer:
         """The local training of every device of a population.
 
@@ -100,9 +106,10 @@ class NLUClient:
 def app(trainer: LocalTrainer) -> ClientApp:
     """A Flower `ClientApp` around a trainer.
 
-    The device is the node id; `server-round`, `period` (from 0) and FedProx's `proximal-mu` come in
-    the message's config record. Replies to `train` hold one array record `arrays` and one metric
-    record `metrics` with `num-examples`, `train_loss` and `seen` (real examples behind that loss).
+    `server-round`, `period` (from 0) and FedProx's `proximal-mu` come in the message's config
+    record, and so does `device` where a node hosts many; otherwise the device is the node id.
+    Replies to `train` hold one array record `arrays` and one metric record `metrics` with
+    `num-examples`, `train_loss` and `seen` (real examples behind that loss).
     """
     client = ClientApp()
 
@@ -112,7 +119,7 @@ def app(trainer: LocalTrainer) -> ClientApp:
         proximal_mu = config.get("proximal-mu")
         result = trainer.train(
             _parameters(message),
-            device=context.node_id,
+            device=_device(message, context),
             period=int(config.get("period", 0)),
             round=int(config.get("server-round", 0)),
             proximal_mu=None if proximal_mu is None else float(proximal_mu),
@@ -129,7 +136,7 @@ def app(trainer: LocalTrainer) -> ClientApp:
 
     @client.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        score = trainer.evaluate(_parameters(message), device=context.node_id)
+        score = trainer.evaluate(_parameters(message), device=_device(message, context))
         if score is None:
             return Message(Error(code=0, reason="no held-out utterances"), reply_to=message)
         metrics = MetricRecord(
@@ -144,7 +151,7 @@ def app(trainer: LocalTrainer) -> ClientApp:
     @client.query()
     def query(message: Message, context: Context) -> Message:
         period = int(_config(message).get("period", 0))
-        held = trainer.activity(context.node_id, period)
+        held = trainer.activity(_device(message, context), period)
         return Message(RecordDict({"metrics": MetricRecord({"activity": held})}), reply_to=message)
 
     return client
@@ -152,6 +159,10 @@ def app(trainer: LocalTrainer) -> ClientApp:
 
 def _parameters(message: Message):
     return to_parameters(next(iter(message.content.array_records.values())))
+
+
+def _device(message: Message, context: Context) -> int:
+    return int(_config(message).get("device", context.node_id))
 
 
 def _config(message: Message) -> dict:

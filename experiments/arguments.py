@@ -40,15 +40,32 @@ def check_arguments(command: type, arguments: Sequence[str]) -> None:
             return
         if word.startswith("--"):
             name, value = _option(word, words, options)
-            _check_value(name, value, options[name])
+            check_value(name, value, options[name])
         else:
             require(bool(places), f"{word!r} is no option; options look like --name value")
             name = places.pop(0)
-            _check_value(name, word, hints[name])
+            check_value(name, word, hints[name])
     for name in places:
         known = get_args(hints[name])
         remedy = f"choose {_choices(hints[name])}" if known else "write it after the command"
         raise ConfigError(f"{name} is missing; {remedy}")
+
+
+def check_value(name: str, value: str, hint: Any) -> None:
+    """Refuse what is no value of a type: text, a path, a number or a choice, or None of them."""
+    kinds = [hint] if get_origin(hint) is Literal else get_args(hint) or [hint]
+    if NoneType in kinds and value == "None":
+        return
+    for kind in kinds:
+        known = get_args(kind)
+        if known and value not in known:
+            hint = f"{did_you_mean(value, known)}; choose {_choices(kind)}"
+            raise ConfigError(f"{name} is {value!r}{hint}")
+        if kind in _NUMBERS:
+            try:
+                kind(value)
+            except ValueError:
+                raise ConfigError(f"{name} is {value!r}; expected {_NUMBERS[kind]}") from None
 
 
 def _option(word: str, words: list[str], options: Mapping[str, Any]) -> tuple[str, str]:
@@ -66,23 +83,6 @@ def _option(word: str, words: list[str], options: Mapping[str, Any]) -> tuple[st
         )
         value = words.pop(0)
     return name, value
-
-
-def _check_value(name: str, value: str, hint: Any) -> None:
-    """Refuse what is no value of a type: text, a path, a number or a choice, or None of them."""
-    kinds = [hint] if get_origin(hint) is Literal else get_args(hint) or [hint]
-    if NoneType in kinds and value == "None":
-        return
-    for kind in kinds:
-        known = get_args(kind)
-        if known and value not in known:
-            hint = f"{did_you_mean(value, known)}; choose {_choices(kind)}"
-            raise ConfigError(f"{name} is {value!r}{hint}")
-        if kind in _NUMBERS:
-            try:
-                kind(value)
-            except ValueError:
-                raise ConfigError(f"{name} is {value!r}; expected {_NUMBERS[kind]}") from None
 
 
 def _choices(kind: Any) -> str:

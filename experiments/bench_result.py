@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fedsim.environment import environment
 
 
@@ -17,7 +19,7 @@ class Budget:
 
     Attributes:
       name: what is compared.
-      value: what was measured.
+      value: what was measured, or None where it could not be.
       budget: the most it may be.
 
     Example:
@@ -26,13 +28,13 @@ class Budget:
     """
 
     name: str
-    value: float
+    value: float | None
     budget: float
 
     @property
-    def met(self) -> bool:
-        """Whether the value is within the budget."""
-        return self.value <= self.budget
+    def met(self) -> bool | None:
+        """Whether the value is within the budget; None where nothing was measured."""
+        return None if self.value is None else self.value <= self.budget
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,19 +44,61 @@ class Measurement:
     Attributes:
       name: what ran.
       seconds: (repeats, rounds) wall-clock seconds of every round.
-      median: seconds a round: medians over repeats, averaged over rounds.
-      examples_per_second: training examples over those medians.
-      ratio: median, over repeats and rounds, of a round's seconds over those of the same round and
-        repeat of `against`; None where there is nothing to compare with.
+      examples: (repeats, rounds) training examples of every round.
+      ratio: how many times as long it takes as `against`: see `ratio_of_rounds` and
+        `ratio_of_examples`; None where there is nothing to compare with.
       against: name of the line it is compared with, or None.
+      peak_bytes: (repeats,) most memory its process had, where each repeat is a process.
     """
 
     name: str
     seconds: Sequence[Sequence[float]]
-    median: float
-    examples_per_second: float
+    examples: Sequence[Sequence[int]]
     ratio: float | None = None
     against: str | None = None
+    peak_bytes: Sequence[int] | None = None
+
+    @property
+    def median(self) -> float:
+        """Seconds a round: medians over repeats, averaged over rounds."""
+        return float(np.median(self.seconds, axis=0).mean())
+
+    @property
+    def examples_per_second(self) -> float:
+        """Training examples a second: the median over repeats."""
+        return float(np.median(np.sum(self.examples, axis=1) / np.sum(self.seconds, axis=1)))
+
+    def contents(self) -> dict[str, Any]:
+        """All of it, for the record."""
+        derived = {"median": self.median, "examples_per_second": self.examples_per_second}
+        return asdict(self) | derived
+
+
+def ratio_of_rounds(line: Measurement, base: Measurement) -> float:
+    """Median, over repeats and rounds, of a round's seconds over those of the same one of `base`.
+
+    Example:
+      >>> slow = Measurement(name="a", seconds=[[2.0, 3.0]], examples=[[4, 4]])
+      >>> fast = Measurement(name="b", seconds=[[1.0, 1.0]], examples=[[4, 4]])
+      >>> ratio_of_rounds(slow, fast)
+      2.5
+    """
+    return float(np.median(np.array(line.seconds) / np.array(base.seconds)))
+
+
+def ratio_of_examples(line: Measurement, base: Measurement) -> float:
+    """Median, over repeats, of seconds an example over those of the same repeat of `base`.
+
+    For lines whose rounds do not train the same devices.
+
+    Example:
+      >>> slow = Measurement(name="a", seconds=[[2.0, 2.0]], examples=[[1, 1]])
+      >>> fast = Measurement(name="b", seconds=[[1.0, 3.0]], examples=[[8, 8]])
+      >>> ratio_of_examples(slow, fast)
+      8.0
+    """
+    own, other = (np.sum(m.seconds, axis=1) / np.sum(m.examples, axis=1) for m in (line, base))
+    return float(np.median(own / other))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +110,14 @@ class Benchmark:
       settings: how much was run.
       measurements: a line each.
       budgets: what had to hold.
+      notes: sentences on what is missing, and why.
     """
 
     name: str
     settings: Mapping[str, Any]
     measurements: Sequence[Measurement]
     budgets: Sequence[Budget]
+    notes: Sequence[str] = ()
 
     def json(self) -> str:
         """Machine, settings, every measurement and the budgets, as a JSON object."""
@@ -79,22 +125,35 @@ class Benchmark:
             "name": self.name,
             "machine": machine(),
             "settings": dict(self.settings),
-            "measurements": [asdict(m) for m in self.measurements],
+            "measurements": [m.contents() for m in self.measurements],
             "budgets": [asdict(b) | {"met": b.met} for b in self.budgets],
+            "notes": list(self.notes),
         }
         return json.dumps(contents, indent=1) + "\n"
 
     def markdown(self) -> str:
         """One pipe table, and a sentence a budget."""
-        lines = ["| a round of | seconds | examples/s | ratio |", "|:--|--:|--:|:--|"]
+        memory = any(m.peak_bytes for m in self.measurements)
+        lines = [
+            f"| a round of | seconds | examples/s | {'peak memory | ' if memory else ''}ratio |",
+            f"|:--|--:|--:|{'--:|' if memory else ''}:--|",
+        ]
         for m in self.measurements:
             ratio = "" if m.ratio is None else f"{m.ratio:.2f} of {m.against}"
-            lines.append(f"| {m.name} | {m.median:.3f} | {m.examples_per_second:,.0f} | {ratio} |")
+            peak = f"{np.median(m.peak_bytes) / 1e9:.2f} GB | " if m.peak_bytes else ""
+            speed = f"{m.median:.3f} | {m.examples_per_second:,.0f}"
+            lines.append(f"| {m.name} | {speed} | {peak}{ratio} |")
         lines.append("")
-        for b in self.budgets:
-            verdict = "within" if b.met else "over"
-            lines.append(f"- {b.name}: {b.value:.3f}, {verdict} its budget of {b.budget:.2f}")
+        lines.extend(map(_verdict, self.budgets))
+        lines.extend(f"- Note: {note}" for note in self.notes)
         return "\n".join(lines) + "\n"
+
+
+def _verdict(budget: Budget) -> str:
+    if budget.value is None:
+        return f"- {budget.name}: not measured here; its budget is {budget.budget:.3g}"
+    verdict = "within" if budget.met else "over"
+    return f"- {budget.name}: {budget.value:.3f}, {verdict} its budget of {budget.budget:.3g}"
 
 
 def machine() -> dict[str, Any]:

@@ -6,6 +6,7 @@ labels are random: the work is that of real training, and there is nothing to le
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -26,6 +27,8 @@ INVENTORY = Inventory(
 """64 intents; 101 slot labels, the odd number nearest to 100 (O, and B- and I- of each type)."""
 
 EMBEDDING, HIDDEN, TOKENS = 64, 128, 16
+
+BATCH_SIZE, LEARNING_RATE = 16, 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,4 +85,22 @@ class Workload:
 
     def client(self) -> NLUClient:
         """One epoch of SGD in batches of 16."""
-        return NLUClient(batch_size=16, local_epochs=1, learning_rate=0.1)
+        return NLUClient(batch_size=BATCH_SIZE, local_epochs=1, learning_rate=LEARNING_RATE)
+
+    def save(self, path: Path) -> None:
+        """Write what devices hold and how they train, for peers; `peers.tagger.Task` reads it."""
+        people = self.population()
+        held = [people.held(device, 0) for device in range(self.devices)]
+        sizes = [len(each) for each in held]
+        labels = len(INVENTORY.intents), len(INVENTORY.slot_labels)
+        np.savez(
+            path,
+            token_ids=np.concatenate([e.token_ids for e in held]).reshape(-1, TOKENS).astype(int),
+            slots=np.concatenate([e.slots for e in held]).reshape(-1, TOKENS).astype(int),
+            intents=np.concatenate([e.intents for e in held]).astype(int),
+            offsets=np.cumsum([0, *sizes]),
+            shape=np.array([VOCABULARY.rows, EMBEDDING, HIDDEN, *labels]),
+            cohort=np.array(self.cohort),
+            batch_size=np.array(BATCH_SIZE),
+            learning_rate=np.array(LEARNING_RATE),
+        )

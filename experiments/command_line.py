@@ -15,7 +15,7 @@ import tyro
 from experiments.arguments import check_arguments
 from experiments.options import RunOptions
 from fedsim import __version__
-from fedsim.errors import ConfigError, did_you_mean
+from fedsim.errors import ConfigError, did_you_mean, require
 
 if TYPE_CHECKING:
     from fedsim.record import Run
@@ -100,17 +100,20 @@ class BenchCommand:
     """Time one part of fedsim against doing without it, and hold it to its budget.
 
     Attributes:
-      name: round: a round of training against a bare loop over the same batches.
+      name: round: a round of training against loops over the same devices, and other simulators;
+        population: a round among a million devices against one among a thousand.
       rounds: timed rounds of each candidate and repeat.
       repeats: turns each candidate gets; medians over them are reported.
       workers: threads that train devices; 0 trains inline; default one a core.
+      pfl_python: an interpreter with pfl[pytorch], to time pfl-research as well (round alone).
       json: file for the machine, every measurement and the budgets.
     """
 
-    name: tyro.conf.Positional[Literal["round"]]
+    name: tyro.conf.Positional[Literal["round", "population"]]
     rounds: int = 8
     repeats: int = 5
     workers: int | None = None
+    pfl_python: Path | None = None
     json: Path | None = None
 
 
@@ -134,12 +137,10 @@ def resume(command: ResumeCommand) -> None:
 
 def _show(finished: "Run") -> None:
     """Print a run's figures, what a reader should know of them, and where the record is."""
+    from fedsim.report.failures import failure_notes
+
     print(finished.table().markdown())
-    failed = sum(line["failures"] for line in finished.rounds)
-    if failed:
-        asked = sum(line["cohort_size"] for line in finished.rounds)
-        print(f"Note: {failed:,} of {asked:,} trainings on devices failed.")
-    for sentence in finished.start["assumptions"]:
+    for sentence in [*failure_notes(finished), *finished.start["assumptions"]]:
         print(f"Note: {sentence.rstrip('.')}.")
     if finished.path is not None:
         print(f"\nRecord: {finished.path}")
@@ -168,9 +169,18 @@ def experiment(command: ExperimentCommand) -> None:
 
 def bench(command: BenchCommand) -> None:
     """`fedsim bench`."""
+    from experiments.bench_population import bench_population
     from experiments.bench_round import bench_round
 
-    measured = bench_round(rounds=command.rounds, repeats=command.repeats, workers=command.workers)
+    settings = {name: getattr(command, name) for name in ("rounds", "repeats", "workers")}
+    if command.name == "round":
+        measured = bench_round(**settings, pfl_python=command.pfl_python)
+    else:
+        require(
+            command.pfl_python is None,
+            "--pfl-python names another simulator for bench round; leave it out here",
+        )
+        measured = bench_population(**settings)
     print(measured.markdown())
     if command.json is not None:
         command.json.write_text(measured.json(), "utf-8")
@@ -188,7 +198,7 @@ USAGE = """usage: fedsim COMMAND [OPTIONS]
   run                 one simulation
   resume DIR          go on with one that was interrupted
   experiment NAME     one paper-style table: selection
-  bench NAME          one benchmark: round
+  bench NAME          one benchmark: round, population
 
   fedsim COMMAND --help    the options of a command
   fedsim --version         the version"""

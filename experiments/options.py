@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from flwr.serverapp.strategy import Strategy
 
     from clients import NLUClient
+    from fedsim.faults import Faults
     from fedsim.models import JointTagger
     from fedsim.population import Population
     from fedsim.schedule import Schedule
@@ -64,7 +65,12 @@ class RunOptions:
       local_steps: batches a round instead of epochs.
       evaluate_every: rounds between measurements; default about 20 measurements a run.
       checkpoint_every: rounds between checkpoints, which a run that was interrupted goes on from.
-      workers: threads that train devices; 0 trains inline; default one a core.
+      faults: devices that fail, by probability: unavailable=.1,dropout=.3,nan=.05,exploding=.01,
+        error=.05; deadline=20 (simulated seconds), with speed=100 (examples a second) and spread=1.
+      engine: train devices on threads of this process (local), or on Flower's runtime, as processes
+        under Ray (flower).
+      workers: threads, or processes under flower, that train devices; 0 trains inline; default one
+        a core.
       seed: of the initial model, the cohorts and the batches; the people stay the same, so that
         runs can be compared.
     """
@@ -98,6 +104,8 @@ class RunOptions:
     local_steps: int | None = None
     evaluate_every: int | None = None
     checkpoint_every: int = 1
+    faults: str | None = None
+    engine: Literal["local", "flower"] = "local"
     workers: int | None = None
     seed: int = 0
 
@@ -108,6 +116,7 @@ class RunOptions:
         from fedsim.population.periods import Keep
 
         Keep.parse(self.keep)
+        faults_of(self)
         mu = self.proximal_mu
         require(mu is None or mu >= 0, f"proximal_mu is {mu}; choose 0 (none) or more")
         require(self.seed >= 0, f"seed is {self.seed}; choose 0 or more")
@@ -202,6 +211,13 @@ def schedule_of(options: RunOptions) -> "Schedule":
     return Continual(
         periods=options.periods, rounds=options.rounds, keep=options.keep, by=options.by
     )
+
+
+def faults_of(options: RunOptions) -> "Faults | None":
+    """What goes wrong on devices."""
+    from fedsim.faults import Faults
+
+    return None if options.faults is None else Faults.parse(options.faults)
 
 
 def population_of(options: RunOptions) -> "Population":

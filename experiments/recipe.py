@@ -1,14 +1,16 @@
 """From options to a finished run."""
 
 import shlex
+import tempfile
 from contextlib import suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.options import (
     RunOptions,
     client_of,
+    faults_of,
     model_of,
     population_of,
     schedule_of,
@@ -40,6 +42,7 @@ def build(options: RunOptions) -> "Simulation":
         workers=options.workers,
         evaluate_every=options.evaluate_every,
         checkpoint_every=options.checkpoint_every,
+        faults=faults_of(options),
     )
 
 
@@ -49,6 +52,15 @@ def run_recipe(options: RunOptions, out: Path | str | None, progress: bool = Tru
     Raises:
       ConfigError: options that cannot be run, or a folder that already holds something.
     """
+    if options.engine == "flower":
+        from experiments.flower_run import absolute
+
+        options = absolute(options)
+    if out is None and options.engine == "flower":
+        # Processes hand each other a record through a folder.
+        with tempfile.TemporaryDirectory() as place:
+            run = run_recipe(options, Path(place) / "run", progress)
+            return replace(run, path=None, parameters=run.model)
     if out is None:
         return build(options).run(recipe=asdict(options), progress=progress)
     # Before a corpus is read or anything heavy imported, both of which may take a while.
@@ -98,6 +110,10 @@ def resume(out: Path, progress: bool = True) -> "Run":
 
 def _go_on(options: RunOptions, out: Path, progress: bool) -> "Run":
     try:
+        if options.engine == "flower":
+            from experiments.flower_run import run_on_flower
+
+            return run_on_flower(options, out, progress)
         simulation = build(options)
         return simulation.run(out, resume=True, recipe=asdict(options), progress=progress)
     except KeyboardInterrupt as stop:

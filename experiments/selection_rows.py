@@ -14,7 +14,8 @@ import numpy as np
 from experiments.cells import Cell
 from experiments.options import RunOptions, policy_of
 from fedsim.record import Run
-from fedsim.report.curves import CENTRAL, Group, examples_served
+from fedsim.report.curves import CENTRAL, Group
+from fedsim.training.batches import examples_served
 
 SETTINGS: tuple[Literal["static", "continual"], ...] = ("static", "continual")
 WEIGHTINGS: tuple[Literal["examples", "equal", "inverse-rate"], ...] = (

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fedsim.errors import ConfigError
+    from fedsim.faults import Faults
     from fedsim.population import Population
     from fedsim.record import Run, compare, load_run
     from fedsim.schedule import Continual, Static
@@ -18,6 +19,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "ConfigError": "fedsim.errors",
     "Continual": "fedsim.schedule",
+    "Faults": "fedsim.faults",
     "Population": "fedsim.population",
     "Run": "fedsim.record",
     "Simulation": "fedsim.simulation",
@@ -29,6 +31,7 @@ _HOMES = {
 __all__ = [
     "ConfigError",
     "Continual",
+    "Faults",
     "Population",
     "Run",
     "Simulation",

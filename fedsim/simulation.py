@@ -1,32 +1,31 @@
-"""The round loop: plan, train, aggregate, probe, record.
+"""A simulation, and its one round loop: a round, the probes, the record, a checkpoint.
 
 It is the same under every engine, policy, strategy and mechanism. Data goes round once per round
 and never back: probes read, the record is written, and the next round sees only the new model.
+What happens inside a round is `fedsim.round`.
 """
 
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from flwr.app import ConfigRecord
 from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fedsim.checks import check, surprises
-from fedsim.engine.cohort import CohortGrid
-from fedsim.engine.flower import quiet, task_identity, to_parameters, to_record
+from fedsim.engine.exchange import Exchange
+from fedsim.engine.flower import quiet, task_identity
 from fedsim.engine.local import LocalGrid
-from fedsim.engine.replies import collect
+from fedsim.engine.nodes import NodeGrid
 from fedsim.errors import ConfigError, require
-from fedsim.models.joint import JointTagger, Parameters
-from fedsim.plan import SERVER, Failure, FinishedRound
+from fedsim.faults import Faults
+from fedsim.models.joint import JointTagger
 from fedsim.population import Population
 from fedsim.probes import Probe, standard_probes
 from fedsim.progress import Progress
@@ -38,7 +37,7 @@ from fedsim.record.contents import (
     start_contents,
     summary_contents,
 )
-from fedsim.rng import seeded_globals
+from fedsim.round import Round
 from fedsim.schedule import Schedule
 from fedsim.state import registry
 from fedsim.training.scoring import Scorer
@@ -63,6 +62,7 @@ class Simulation:
         always measured.
       probes: more probes, beside the standard ones; one that keeps state serves one run.
       checkpoint_every: rounds between checkpoints, which a run that was interrupted goes on from.
+      faults: devices that fail, as `Faults(dropout=0.3)`; None leaves all of them well.
     """
 
     population: Population
@@ -75,6 +75,7 @@ class Simulation:
     evaluate_every: int | None = None
     probes: Sequence[Probe] = ()
     checkpoint_every: int = 1
+    faults: Faults | None = None
 
     def __post_init__(self) -> None:
         every, workers, checkpoint = self.evaluate_every, self.workers, self.checkpoint_every
@@ -89,6 +90,7 @@ class Simulation:
         resume: bool = False,
         recipe: dict | None = None,
         progress: bool = True,
+        grid: Grid | None = None,
     ) -> Run:
         """Run it to the end.
 
@@ -98,6 +100,7 @@ class Simulation:
             where there is none, and read it back where it is finished.
           recipe: options this simulation was built from, for the record.
           progress: show a progress bar on a terminal.
+          grid: of Flower's runtime, whose nodes host the devices; None trains them in this process.
 
         Raises:
           ConfigError: something does not fit together; before round 1, nothing is left on disk. Or
@@ -108,7 +111,7 @@ class Simulation:
             try:
                 # Strategies keep state; each run has its own, so that one object serves many runs.
                 fresh = replace(self, strategy=_copied(self.strategy))
-                return fresh._run(writer, recipe, progress)
+                return fresh._run(writer, recipe, progress, grid)
             except KeyboardInterrupt as stop:
                 if out is not None and recipe is None:
                     stop.add_note(f".run(out={str(out)!r}, resume=True) goes on from there")
@@ -117,7 +120,7 @@ class Simulation:
                 writer.discard()
                 raise
 
-    def _run(self, writer: Writer, recipe: dict | None, progress: bool) -> Run:
+    def _run(self, writer: Writer, recipe: dict | None, progress: bool, grid: Grid | None) -> Run:
         """Everything that can be refused, then the rounds."""
         config = config_contents(
             population=self.population.name,
@@ -129,6 +132,7 @@ class Simulation:
             workers=self.workers,
             evaluate_every=self._every,
             probes=self.probes,
+            faults=self.faults,
             recipe=recipe,
         )
         config = writer.config(config)
@@ -143,19 +147,35 @@ class Simulation:
         with (
             quiet(),
             task_identity(),
-            LocalGrid(app, devices=people.devices, workers=workers) as grid,
+            LocalGrid(app, devices=people.devices, workers=workers) as local,
         ):
-            return self._rounds(people, grid, writer, config, progress)
+            engine = local if grid is None else NodeGrid(grid, people)
+            return self._rounds(people, engine, local.map, writer, config, progress)
 
     def _rounds(
-        self, people: Population, grid: LocalGrid, writer: Writer, config: dict, progress: bool
+        self,
+        people: Population,
+        grid: Grid,
+        map: Callable,
+        writer: Writer,
+        config: dict,
+        progress: bool,
     ) -> Run:
-        """All rounds on an open grid."""
+        """All rounds on an open grid; `map` scores on the threads of this process."""
         parameters = {name: p.detach().clone() for name, p in self.model.named_parameters()}
-        scorer = Scorer(self.model, people.test, grid.map)
-        dev_scorer = Scorer(self.model, people.dev, grid.map)
-        probes = [*standard_probes(people, self._every), *self.probes]
-        untrained = scorer(parameters)
+        exchange = Exchange(faults=self.faults, seed=self.seed, client=self.client, people=people)
+        probes = [*standard_probes(people, self._every), exchange, *self.probes]
+        one_round = Round(
+            strategy=self.strategy,
+            schedule=self.schedule,
+            seed=self.seed,
+            people=people,
+            grid=grid,
+            exchange=exchange,
+            scorer=Scorer(self.model, people.test, map),
+            dev_scorer=Scorer(self.model, people.dev, map),
+        )
+        untrained = one_round.scorer(parameters)
         start = start_contents(
             people, parameters, untrained, surprises(getattr(self.strategy, "policy", None), people)
         )
@@ -170,7 +190,7 @@ class Simulation:
             with Progress(self.schedule.rounds, done=done, shown=progress) as bar:
                 for round in range(done + 1, self.schedule.rounds + 1):
                     tick = time.perf_counter()
-                    finished = self._round(round, people, grid, parameters, scorer, dev_scorer)
+                    finished = one_round(round, parameters)
                     parameters = finished.parameters
                     figures: dict[str, Any] = dict(finished.evaluated)
                     for probe in probes:
@@ -195,78 +215,6 @@ class Simulation:
     def _every(self) -> int:
         """Rounds between measurements."""
         return self.evaluate_every or max(1, self.schedule.rounds // 20)
-
-    def _round(
-        self,
-        round: int,
-        people: Population,
-        engine: LocalGrid,
-        parameters: Parameters,
-        scorer: Scorer,
-        dev_scorer: Scorer,
-    ) -> FinishedRound:
-        """One round: plan, send, collect, aggregate."""
-        period = self.schedule.period(round)
-        activity = people.activity(period)
-        plan, grid = None, engine
-        if hasattr(self.strategy, "plan"):
-            plan = self.strategy.plan(round, period, activity, self.seed)
-            grid = CohortGrid(engine, plan)  # type: ignore[assignment]
-        arrays, config = to_record(parameters), ConfigRecord({"period": period})
-        with seeded_globals(self.seed, "configure", round):
-            messages = list(self.strategy.configure_train(round, arrays, config, grid))
-        # Devices with the most work first, so that no worker waits for a late one.
-        messages.sort(key=lambda m: (-activity[m.metadata.dst_node_id], m.metadata.dst_node_id))
-        asked = np.array(sorted(m.metadata.dst_node_id for m in messages), np.int64)
-        replies = collect(
-            grid.send_and_receive(messages),
-            asked.tolist(),
-            parameters,
-            # Selective writes the weights itself; a bare strategy reads them from the reply.
-            needs=None if plan else getattr(self.strategy, "weighted_by_key", None),
-        )
-        arrived = np.array([r.metadata.src_node_id for r in replies.valid], np.int64)
-        failures = list(replies.failures)
-        with seeded_globals(self.seed, "aggregate", round):
-            record, _ = self.strategy.aggregate_train(round, replies.heard)
-        if record is not None:
-            new = to_parameters(record, like=parameters)
-            if all(bool(p.isfinite().all()) for p in new.values()):
-                parameters = new
-            else:
-                error = "the aggregate is not finite; the model stays as it was"
-                failures.append(Failure(SERVER, "aggregate", error))
-        with seeded_globals(self.seed, "evaluate", round):
-            evaluated = self._evaluate(round, grid, parameters)
-        return FinishedRound(
-            round=round,
-            period=period,
-            last=round == self.schedule.rounds,
-            plan=plan,
-            cohort=asked,
-            arrived=arrived,
-            examples=int(activity[asked].sum()),
-            failures=tuple(failures),
-            train_loss=replies.train_loss,
-            parameters=parameters,
-            evaluated=evaluated,
-            score=partial(scorer, parameters),
-            score_dev=partial(dev_scorer, parameters),
-        )
-
-    def _evaluate(self, round: int, grid, parameters: Parameters) -> dict[str, float]:
-        """What a strategy that evaluates on devices found; Selective asks nobody."""
-        config = ConfigRecord({"period": self.schedule.period(round)})
-        messages = list(
-            self.strategy.configure_evaluate(round, to_record(parameters), config, grid)
-        )
-        replies = collect(
-            grid.send_and_receive(messages),
-            [m.metadata.dst_node_id for m in messages],
-            needs=getattr(self.strategy, "weighted_by_key", None),
-        ).heard
-        metrics = self.strategy.aggregate_evaluate(round, replies) if replies else None
-        return {f"evaluate/{key}": value for key, value in (metrics or {}).items()}  # type: ignore[misc]
 
 
 def _copied(strategy: Strategy) -> Strategy:

@@ -30,6 +30,7 @@ from flwr.serverapp.strategy import (
 )
 
 from fedsim.engine.cohort import CohortGrid
+from fedsim.engine.replies import metrics_of
 from fedsim.errors import ConfigError, require
 from fedsim.plan import Draw, Plan
 from fedsim.state import StrategyState
@@ -154,7 +155,7 @@ class Selective(Strategy):
         for reply in replies:
             weight = self._weights[reply.metadata.src_node_id]
             if weight > 0:
-                metrics = next(iter(reply.content.metric_records.values()))
+                metrics = metrics_of(reply)
                 metrics[self.strategy.weighted_by_key] = weight  # type: ignore[attr-defined]
                 weighted.append(reply)
         return self.strategy.aggregate_train(server_round, weighted)

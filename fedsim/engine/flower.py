@@ -8,13 +8,20 @@ while and offers an `Array` that shares its buffer until somebody asks for bytes
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from io import BytesIO
 
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord
+from flwr.common.constant import ErrorCode
 from flwr.supercore.task_identity import TaskIdentity
 from torch import Tensor
+
+RAISED = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+NODE_UNAVAILABLE = ErrorCode.NODE_UNAVAILABLE
+REPLY_EXPIRED = ErrorCode.REPLY_MESSAGE_UNAVAILABLE
+"""Codes of error replies, as Flower's own runtime gives them."""
 
 
 @contextmanager
@@ -39,7 +46,7 @@ class LiveArray(Array):
     """
 
     def __init__(self, ndarray: np.ndarray) -> None:
-        fields = {"dtype": str(ndarray.dtype), "shape": ndarray.shape, "stype": "numpy.ndarray"}
+        fields = {"dtype": _name(ndarray.dtype), "shape": ndarray.shape, "stype": "numpy.ndarray"}
         self.__dict__.update(fields, _live=ndarray)
 
     def numpy(self) -> np.ndarray:
@@ -56,6 +63,12 @@ class LiveArray(Array):
     def deflate(self) -> bytes:
         """As an `Array`, whose class name Flower puts on the wire and looks up again."""
         return Array(self.numpy()).deflate()
+
+
+@cache
+def _name(dtype: np.dtype) -> str:
+    """A dtype's name; NumPy spells it anew each time: most of the cost of a `LiveArray`."""
+    return str(dtype)
 
 
 def to_record(parameters: Mapping[str, Tensor]) -> ArrayRecord:

@@ -21,9 +21,13 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 
+_FAILED = "device %d failed; further errors of this kind are counted, not shown"
+
 
 class LocalGrid(Grid):
     """A Flower grid whose nodes are devices 0 .. devices - 1, run by worker threads.
+
+    The first error of each kind that an app raises is logged with its traceback.
 
     Args:
       app: what a device does with a message.
@@ -43,6 +47,7 @@ class LocalGrid(Grid):
         self._states: dict[int, RecordDict] = {}
         self._ids = count(1)
         self._pending: dict[str, Future[Message]] = {}
+        self._told: dict[tuple, object] = {}
 
     def __enter__(self) -> "LocalGrid":
         self._threads_before = torch.get_num_threads()
@@ -132,9 +137,19 @@ class LocalGrid(Grid):
             if not isinstance(reply, Message) or reply.metadata.src_node_id != device:
                 raise TypeError("the client app returned no reply to its message")
         except (Exception, SystemExit) as error:
-            log.debug("device %d failed", device, exc_info=True)
+            new = self._is_new(error)
+            log.log(logging.WARNING if new else logging.DEBUG, _FAILED, device, exc_info=True)
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             return Message(Error(code=0, reason=reason), reply_to=message)
         if context.state:
             self._states[device] = context.state
         return reply
+
+    def _is_new(self, error: BaseException) -> bool:
+        """Whether no error of this type was raised at this place before, on any thread."""
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        place = trace and (trace.tb_frame.f_code.co_filename, trace.tb_lineno)
+        mine = object()
+        return self._told.setdefault((type(error), place), mine) is mine

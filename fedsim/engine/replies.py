@@ -1,23 +1,41 @@
 """Which replies count, and what they say.
 
 Read from the grid before any strategy sees them. A reply counts when it holds arrays of the global
-model's names and shapes, finite in the model's precision, and finite metrics; the others become
-failures. Whether a reply counts depends on that reply alone. Replies are handed on in device order,
-because floating-point sums depend on it.
+model's names and shapes, finite in the model's precision and of norms up to LARGEST_NORM, and
+finite metrics; the others become failures. Whether a reply counts depends on that reply alone.
+Replies are handed on in device order, because floating-point sums depend on it.
 """
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
-from flwr.app import Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from torch import Tensor
 
+from fedsim.engine.flower import NODE_UNAVAILABLE, REPLY_EXPIRED
 from fedsim.plan import Failure
 
 NAMES = ("arrays", "metrics")
 """Names of the two records of a reply."""
+
+Kind = TypeVar("Kind", ArrayRecord, MetricRecord)
+
+LARGEST_NORM = 1e19
+"""Norm of an array above which training has exploded: its square is beyond float32. Averaged in,
+one such reply would leave nothing of the model."""
+
+DROPPED_OUT, LATE = 101, 102
+"""Codes of error replies that a simulated fault made, beside Flower's own."""
+
+STAGES = {
+    NODE_UNAVAILABLE: "unavailable",
+    DROPPED_OUT: "dropout",
+    LATE: "late",
+    REPLY_EXPIRED: "late",
+}
+"""Where a device failed, by the code of its error reply; "train" for the others."""
 
 NUMBER = -1
 """What stands for the length of a metric that is no list."""
@@ -75,13 +93,28 @@ def collect(
     return Collected(valid, heard, tuple(failures), train_loss)
 
 
+def records(reply: Message, kind: type[Kind]) -> dict[str, Kind]:
+    """The records of one kind in a reply, by name.
+
+    Flower's `array_records` and `metric_records` give the same, and set every record anew in a
+    mirror of the content and in the content itself whenever they are read.
+    """
+    return {name: each for name, each in reply.content.items() if isinstance(each, kind)}
+
+
+def metrics_of(reply: Message) -> MetricRecord:
+    """The first metric record of a reply that has one."""
+    return next(iter(records(reply, MetricRecord).values()))
+
+
 def _failure(
     reply: Message, sent: Mapping[str, np.ndarray] | None, needs: str | None
 ) -> Failure | None:
     """Why a reply does not count, or None."""
     device = reply.metadata.src_node_id
     if reply.has_error():
-        return Failure(device, "train", _line(reply.error.reason or "unknown error"))
+        stage = STAGES.get(reply.error.code, "train")
+        return Failure(device, stage, _line(reply.error.reason or "unknown error"))
     # Values beyond the model's range are found by looking at them.
     with np.errstate(over="ignore", invalid="ignore"):
         fault = _fault(reply, sent, needs)
@@ -90,8 +123,8 @@ def _failure(
 
 def _fault(reply: Message, sent: Mapping[str, np.ndarray] | None, needs: str | None) -> str | None:
     """Why a reply cannot be used, or None."""
-    arrays = list(reply.content.array_records.values())
-    metrics = list(reply.content.metric_records.values())
+    arrays = list(records(reply, ArrayRecord).values())
+    metrics = list(records(reply, MetricRecord).values())
     if sent is None:
         if len(metrics) != 1:
             return f"{len(metrics)} metric records; expected one"
@@ -131,10 +164,13 @@ def _array_fault(values: np.ndarray, sent: np.ndarray) -> str | None:
     if values.dtype.kind not in "fiu":
         return f"has dtype {values.dtype}; expected real numbers"
     values = values.astype(sent.dtype, copy=False)
-    # A finite sum has finite terms; only where it is not is every entry looked at.
-    if not math.isfinite(values.sum()) and not np.isfinite(values).all():
+    # A finite sum of squares has finite terms; only where it is not is every entry looked at.
+    if math.isfinite(np.vdot(values, values)):
+        return None
+    if not np.isfinite(values).all():
         return "has values that are not finite"
-    return None
+    norm = float(np.linalg.norm(values.astype(np.float64)))
+    return f"has exploded: its norm is {norm:.3g}" if norm > LARGEST_NORM else None
 
 
 def _alike(replies: list[Message]) -> list[Message]:
@@ -146,13 +182,13 @@ def _alike(replies: list[Message]) -> list[Message]:
     keys = [_keys(reply) for reply in replies]
     common = set.intersection(*keys) if keys else set()
     for reply, own in zip(replies, keys, strict=True):
-        content = reply.content
-        names = (*content.array_records, *content.metric_records)
+        sent = records(reply, ArrayRecord)
+        names = (*sent, *records(reply, MetricRecord))
         if own != common or names != NAMES[-len(names) :]:
-            (metrics,) = content.metric_records.values()
+            metrics = metrics_of(reply)
             kept = MetricRecord({key: metrics[key] for key, _ in sorted(common)})
             reply.content = RecordDict({NAMES[1]: kept})
-            for arrays in content.array_records.values():
+            for arrays in sent.values():
                 reply.content[NAMES[0]] = arrays
     return replies
 
@@ -161,14 +197,13 @@ def _weighable(replies: list[Message], needs: str | None) -> list[Message]:
     """The replies, or none where their weights sum to 0 or to no finite number."""
     if needs is None:
         return replies
-    metrics = (next(iter(r.content.metric_records.values())) for r in replies)
-    total = sum((float(each[needs]) for each in metrics), 0.0)  # type: ignore[arg-type]
+    total = sum((float(metrics_of(r)[needs]) for r in replies), 0.0)  # type: ignore[arg-type]
     return replies if 0 < total < float("inf") else []
 
 
 def _keys(reply: Message) -> set[tuple[str, int]]:
     """Names of a reply's metrics, with the length of lists (NUMBER for a number)."""
-    metrics = next(iter(reply.content.metric_records.values()))
+    metrics = metrics_of(reply)
     return {(k, len(v) if isinstance(v, list) else NUMBER) for k, v in metrics.items()}
 
 
@@ -180,7 +215,7 @@ def _line(text: str) -> str:
 def _train_loss(valid: list[Message]) -> float | None:
     total = weight = 0.0
     for reply in valid:
-        metrics = next(iter(reply.content.metric_records.values()))
+        metrics = metrics_of(reply)
         seen, loss = metrics.get("seen", metrics.get("num-examples")), metrics.get("train_loss")
         if isinstance(seen, int | float) and isinstance(loss, int | float):
             total += seen * loss

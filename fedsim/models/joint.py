@@ -178,11 +178,14 @@ def _embed(table: Tensor, token_ids: Tensor, places: Rows) -> Tensor:
 
 def _joint_losses(batch: Batch, packing: Packing, intents: Tensor, slots: Tensor) -> Tensor:
     """Intent cross-entropy plus the mean slot cross-entropy of each example's words."""
-    wanted = packing.packed(batch["slots"].unsqueeze(-1)).squeeze(-1).clamp(min=0)
+    wanted = packing.packed(batch["slots"].unsqueeze(-1)).squeeze(-1)
     words = _cross_entropy(slots, wanted).unsqueeze(-1)
     return _cross_entropy(intents, batch["intents"]) + packing.means(words).squeeze(-1)
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    flat = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
+    """Of each label; 0 for -1, where there is no word."""
+    flat = F.cross_entropy(
+        logits.flatten(0, -2), labels.flatten(), ignore_index=-1, reduction="none"
+    )
     return flat.view(labels.shape)

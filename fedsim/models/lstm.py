@@ -34,12 +34,10 @@ def bidirectional_lstm(
       (..., n, 2 hidden) packed states.
     """
     if words.dim() == 2 and not taping():
-        layouts = (packing, packing.backwards())
-        directions = zip(
-            layouts, weight_ih.unbind(), weight_hh.unbind(), bias.unbind(), strict=True
-        )
-        states = [p.packed(_stock(p.padded(words), *weights)) for p, *weights in directions]
-        return torch.cat(states, dim=-1)
+        forward, backward = zip(weight_ih.unbind(), weight_hh.unbind(), bias.unbind(), strict=True)
+        ahead = _stock(words, packing, *forward)
+        back = packing.reversed(_stock(packing.reversed(words), packing, *backward))
+        return torch.cat([ahead, back], dim=-1)
     stacked = torch.stack([words, packing.reversed(words)], dim=-3)
     leading, hidden = stacked.shape[:-2], weight_hh.shape[-1]
     stand_in = None
@@ -61,11 +59,17 @@ def bidirectional_lstm(
     return torch.cat([ahead, packing.reversed(back)], dim=-1)
 
 
-def _stock(padded: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> Tensor:
-    """One direction through PyTorch's kernel: (examples, tokens, inputs) -> (..., hidden)."""
-    state = padded.new_zeros(1, padded.shape[0], weight_hh.shape[1])
+def _stock(
+    words: Tensor, packing: Packing, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor
+) -> Tensor:
+    """One direction through PyTorch's kernel: (n, inputs) -> (n, hidden)."""
+    state = words.new_zeros(1, packing.examples, weight_hh.shape[1])
     weights = [weight_ih, weight_hh, bias, torch.zeros_like(bias)]
-    return torch.lstm(padded, (state, state), weights, True, 1, 0.0, True, False, True)[0]
+    # Time first, as the kernel wants it: otherwise it copies its input and its output.
+    states = torch.lstm(
+        packing.timed(words), (state, state), weights, True, 1, 0.0, True, False, False
+    )[0]
+    return states.flatten(0, 1)
 
 
 class _Recurrence(torch.autograd.Function):

@@ -1,11 +1,13 @@
-"""Where the words of padded sentences lie when padding is left out.
+"""Where the words of padded sentences lie while a model works on them.
 
-Sentences are sorted by length, longest first, and packed time step by time step: step t holds the
-sentences that still have a word there. With a leading device axis, a step is as wide as the widest
-device needs, so that devices of one stack share one layout.
+Time step by time step: step t holds word t of every sentence. Sentences are sorted by length,
+longest first. With a leading device axis, a step is only as wide as the widest device needs, so
+that devices of one stack share one layout and no step works on sentences that have ended. A single
+device keeps its padding: PyTorch's kernels want it, and moving words around it costs more than
+computing on it.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,6 +23,7 @@ class Packing:
       tokens: width of the padded batch.
       steps: sentences at each time step, non-increasing, sums to n.
       place: (n,) index of each place in the flattened (examples x tokens) batch.
+      full: whether every place holds a word and every sentence has one.
       example: (n,) sentence of each place.
       mirror: (..., n) the place that mirrors each in its sentence (itself where there is no word).
       real: (..., n) bool, places that hold a word.
@@ -31,6 +34,7 @@ class Packing:
     tokens: int
     steps: list[int]
     place: Tensor
+    full: bool
     example: Tensor
     mirror: Tensor
     real: Tensor
@@ -45,14 +49,16 @@ class Packing:
           tokens: width of the padded batch.
 
         Example:
-          >>> p = Packing.of(torch.tensor([3, 1]), tokens=3)
+          >>> p = Packing.of(torch.tensor([[3, 1]]), tokens=3)
           >>> p.steps, p.place.tolist(), p.mirror.tolist()
-          ([2, 1, 1], [0, 3, 1, 2], [3, 1, 2, 0])
+          ([2, 1, 1], [0, 3, 1, 2], [[3, 1, 2, 0]])
+          >>> Packing.of(torch.tensor([3, 1]), tokens=3).place.tolist()
+          [0, 3, 1, 4, 2, 5]
         """
         # In NumPy: on arrays this small an operation of torch costs ten times as much.
         each = lengths.cpu().numpy()
         examples = each.shape[-1]
-        widest = np.atleast_2d(each).max(0, initial=0)
+        widest = each.max(0, initial=0) if each.ndim > 1 else np.full(examples, tokens)
         inside = np.arange(tokens)[:, None] < widest
         step, example = inside.nonzero()
         active = inside.sum(1)
@@ -64,26 +70,28 @@ class Packing:
         layout = (example * tokens + step, example, mirror, real)
         place, owner, twin, word = (torch.from_numpy(a).to(lengths.device) for a in layout)
         steps = active[active > 0].tolist()
-        return cls(examples, tokens, steps, place, owner, twin, word, lengths)
-
-    def backwards(self) -> "Packing":
-        """For a single device: the layout in which every sentence is written from its end."""
-        return replace(self, place=self.place[self.mirror])
+        full = bool(real.all() and each.all())
+        return cls(examples, tokens, steps, place, full, owner, twin, word, lengths)
 
     @property
-    def _full(self) -> bool:
-        """Whether every place holds a word: a single device has no other places."""
+    def _whole(self) -> bool:
+        """Whether padding is kept, so that a view by time step does for moving words."""
         return self.real.dim() == 1
+
+    def timed(self, packed: Tensor) -> Tensor:
+        """For a single device: (n, features) -> (tokens, examples, features), a view."""
+        return packed.unflatten(0, (self.tokens, self.examples))
 
     def packed(self, padded: Tensor) -> Tensor:
         """(..., examples, tokens, features) -> (..., n, features)."""
+        if self._whole:
+            return padded.transpose(0, 1).flatten(0, 1)
         return padded.flatten(-3, -2).index_select(-2, self.place)
 
     def padded(self, packed: Tensor) -> Tensor:
         """(..., n, features) -> (..., examples, tokens, features), zero where there is no word."""
-        size = (*packed.shape[:-2], self.examples * self.tokens, packed.shape[-1])
-        flat = packed.new_zeros(size).index_copy(-2, self.place, packed)
-        return flat.unflatten(-2, (self.examples, self.tokens))
+        kept = self._kept(packed, 0)
+        return self.timed(kept).transpose(0, 1) if self._whole else self._spread(kept, 0)
 
     def reversed(self, packed: Tensor) -> Tensor:
         """Every sentence in the opposite order, shape (..., n, features)."""
@@ -91,7 +99,9 @@ class Packing:
 
     def sums(self, packed: Tensor) -> Tensor:
         """Sums over the words of each sentence: (..., n, features) -> (..., examples, features)."""
-        kept = packed if self._full else packed * self.real.unsqueeze(-1)
+        kept = self._kept(packed, 0)
+        if self._whole:
+            return self.timed(kept).sum(0)
         size = (*packed.shape[:-2], self.examples, packed.shape[-1])
         return packed.new_zeros(size).index_add(-2, self.example, kept)
 
@@ -102,11 +112,19 @@ class Packing:
     def maxima(self, packed: Tensor) -> Tensor:
         """Maxima over the words of each sentence, (..., examples, features); 0 without words."""
         lowest = float("-inf")
-        kept = packed if self._full else packed.masked_fill(~self.real.unsqueeze(-1), lowest)
+        kept = self._kept(packed, lowest)
+        highest = self.timed(kept).amax(0) if self._whole else self._spread(kept, lowest).amax(-2)
+        return highest if self.full else highest.masked_fill(self.lengths.unsqueeze(-1) == 0, 0.0)
+
+    def _kept(self, packed: Tensor, otherwise: float) -> Tensor:
+        """The words, and `otherwise` at places that hold none."""
+        return packed if self.full else packed.masked_fill(~self.real.unsqueeze(-1), otherwise)
+
+    def _spread(self, packed: Tensor, otherwise: float) -> Tensor:
+        """For a stack: (devices, n, features) -> (devices, examples, tokens, features)."""
         size = (*packed.shape[:-2], self.examples * self.tokens, packed.shape[-1])
-        flat = packed.new_full(size, lowest).index_copy(-2, self.place, kept)
-        highest = flat.unflatten(-2, (self.examples, self.tokens)).amax(-2)
-        return highest.masked_fill(self.lengths.unsqueeze(-1) == 0, 0.0)
+        flat = packed.new_full(size, otherwise).index_copy(-2, self.place, packed)
+        return flat.unflatten(-2, (self.examples, self.tokens))
 
 
 class _Mirrored(torch.autograd.Function):

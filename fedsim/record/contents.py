@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fedsim.describe import describe
 from fedsim.environment import environment
+from fedsim.faults import Faults
 from fedsim.models.joint import JointTagger
 from fedsim.plan import FinishedRound, Scores
 from fedsim.population import Population
@@ -30,6 +31,7 @@ def config_contents(
     workers: int | None,
     evaluate_every: int,
     probes: Sequence[Any],
+    faults: Faults | None,
     recipe: dict | None,
 ) -> dict[str, Any]:
     """config.json: everything that was asked for, defaults resolved, and versions.
@@ -55,6 +57,7 @@ def config_contents(
             "workers": workers,
             "evaluate_every": evaluate_every,
             "probes": [_name(probe) for probe in probes],
+            "faults": describe(faults),
         },
         "environment": environment(),
     }
@@ -126,7 +129,8 @@ def summary_contents(
     last: dict[str, Any] = {}
     for line in rounds:
         flat = {**line, **line["figures"]}
-        last |= {key: value for key, value in flat.items() if value is not None}
+        # Counts of single rounds are nothing that lasts.
+        last |= {k: v for k, v in flat.items() if v is not None and not k.startswith("faults/")}
     for name in ("figures", "round", "period", "cohort_size", "cohort_examples", "failures"):
         last.pop(name, None)
     return {

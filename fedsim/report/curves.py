@@ -2,8 +2,8 @@
 
 A run is a `fedsim.record.Run`. Work is counted three ways: rounds, examples processed on the
 devices, and device participations; policies that draw heavy devices more often process more
-examples in the same rounds, so a comparison names the axis it was made on. `examples_served` is the
-one definition of examples processed; every table, figure and note uses it.
+examples in the same rounds, so a comparison names the axis it was made on. `examples_served`
+of `fedsim.training.batches` is the one definition of examples processed.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from fedsim.report.statistics import Estimate, estimate
+from fedsim.training.batches import examples_served
 
 if TYPE_CHECKING:
     from fedsim.record import Run
@@ -78,32 +79,6 @@ def measured(run: "Run", key: str) -> tuple[np.ndarray, np.ndarray]:
     values = [figure(line, key) for line in run.rounds]
     at = [index for index, value in enumerate(values) if value is not None]
     return np.array(at, dtype=int), np.array([values[index] for index in at], dtype=float)
-
-
-def examples_served(
-    held: np.ndarray, batch_size: int, epochs: int, steps: int | None
-) -> np.ndarray:
-    """Examples a device's optimizer is served in one round, repeats counted.
-
-    Batches are consecutive parts of a fresh order of everything the device holds, epoch after
-    epoch, the last of an epoch as short as it comes.
-
-    Args:
-      held: examples held, any shape.
-      batch_size: examples a batch, >= 1.
-      epochs: passes over what is held; not used where `steps` is given.
-      steps: batches, or None.
-
-    Example:
-      >>> examples_served(np.array([0, 5, 33]), 16, epochs=2, steps=None).tolist()
-      [0, 10, 66]
-      >>> examples_served(np.array([0, 5, 33]), 16, epochs=1, steps=4).tolist()
-      [0, 20, 49]
-    """
-    if steps is None:
-        return epochs * held
-    batches = np.maximum(-(-held // batch_size), 1)
-    return steps // batches * held + np.minimum(steps % batches * batch_size, held)
 
 
 def work(run: "Run", axis: Axis) -> np.ndarray:

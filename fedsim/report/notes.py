@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fedsim.report.curves import CENTRAL, Group
+from fedsim.report.failures import failure_notes
 from fedsim.report.outcome import at_equal_examples, outcome
 
 FEWEST = 30
@@ -58,6 +59,7 @@ def notes(groups: Sequence[Group], target: float | None, comparisons: int) -> li
         *_data_notes(groups),
         _central_note(groups),
         _assumptions(groups),
+        *_faults(groups),
         _commits(groups),
     ]
     return [text for text in found if text]
@@ -209,6 +211,16 @@ def _assumptions(groups: Sequence[Group]) -> str:
         for text in run.start.get("assumptions") or []
     )
     return f"Assumptions: {' '.join(said)}" if said else ""
+
+
+def _faults(groups: Sequence[Group]) -> list[str]:
+    """Failed devices of every run that had any."""
+    return [
+        f"{group.label} ({group.setting}), seed {run.config['seed']}: {text}."
+        for group in groups
+        for run in group.runs
+        for text in failure_notes(run)
+    ]
 
 
 def _commits(groups: Sequence[Group]) -> str:

@@ -48,6 +48,32 @@ def steps_of(examples: int, batch_size: int, epochs: int, steps: int | None) -> 
     return steps if steps is not None else epochs * -(-examples // batch_size)
 
 
+def examples_served(
+    held: np.ndarray, batch_size: int, epochs: int, steps: int | None
+) -> np.ndarray:
+    """Examples a device's optimizer is served in one round, repeats counted.
+
+    Batches are consecutive parts of a fresh order of everything the device holds, epoch after
+    epoch, the last of an epoch as short as it comes.
+
+    Args:
+      held: examples held, any shape.
+      batch_size: examples a batch, >= 1.
+      epochs: passes over what is held; not used where `steps` is given.
+      steps: batches, or None.
+
+    Example:
+      >>> examples_served(np.array([0, 5, 33]), 16, epochs=2, steps=None).tolist()
+      [0, 10, 66]
+      >>> examples_served(np.array([0, 5, 33]), 16, epochs=1, steps=4).tolist()
+      [0, 20, 49]
+    """
+    if steps is None:
+        return epochs * held
+    batches = np.maximum(-(-held // batch_size), 1)
+    return steps // batches * held + np.minimum(steps % batches * batch_size, held)
+
+
 def shuffled(
     examples: int, batch_size: int, steps: int, draw: np.random.Generator
 ) -> Iterator[np.ndarray]:

@@ -1,5 +1,6 @@
 """Devices on threads behind Flower's grid: every message gets one reply, whatever happens."""
 
+import logging
 import threading
 import time
 
@@ -85,6 +86,46 @@ def test_a_device_that_raises_replies_with_an_error_of_one_line(grid):
     assert said(replies[1]) == 1
     assert replies[3].has_error()
     assert replies[3].error.reason == "ValueError: no"
+
+
+def test_the_first_error_of_each_kind_shows_its_traceback(grid, caplog):
+    for _ in range(2):
+        list(grid.send_and_receive(messages(3, 3)))
+    (told,) = (record for record in caplog.records if record.levelno == logging.WARNING)
+    assert "device 3 failed" in caplog.text
+    assert told.exc_info is not None
+    assert 'raise ValueError("no\\nroom")' in caplog.text
+
+
+def test_errors_of_another_type_or_place_are_of_another_kind(caplog):
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        if context.node_id == 0:
+            raise ValueError("here")
+        if context.node_id == 1:
+            raise ValueError("there")
+        raise (KeyError if context.node_id == 2 else TypeError)("or so")
+
+    with LocalGrid(app, devices=4, workers=0) as grid:
+        list(grid.send_and_receive(messages(0, 1, 2, 3, 0, 1, 2, 3)))
+    told = [r for r in caplog.records if r.levelno == logging.WARNING]
+    assert [r.args for r in told] == [(0,), (1,), (2,), (3,)]
+
+
+def test_inline_devices_run_in_the_calling_thread_so_that_a_debugger_stops_in_them(caplog):
+    app, threads = ClientApp(), set()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        threads.add(threading.get_ident())
+        raise RuntimeError("look here")
+
+    with LocalGrid(app, devices=1, workers=0) as grid:
+        list(grid.send_and_receive(messages(0)))
+    assert threads == {record.thread for record in caplog.records} == {threading.get_ident()}
+    assert 'raise RuntimeError("look here")' in caplog.text
 
 
 def test_a_device_keeps_its_state_between_messages(grid):

@@ -81,6 +81,7 @@ VALUES = {
     "one inf": (np.float32([[1, 1, 1], [1, np.inf, 1]]), "array w has values that are not finite"),
     "inf and -inf": (np.float32([[np.inf, -np.inf, 1], [1, 1, 1]]), "not finite"),
     "too large for the model": (np.full((2, 3), 1e300), "array w has values that are not finite"),
+    "exploded": (np.full((2, 3), 3e38, np.float32), "array w has exploded: its norm is 7.35e+38"),
     "complex": (np.ones((2, 3), np.complex64), "array w has dtype complex64; expected real"),
     "text": (np.full((2, 3), "a"), "array w has dtype <U1; expected real numbers"),
     "garbage": (
@@ -136,19 +137,33 @@ def test_a_silent_device_is_a_failure_and_one_that_was_not_asked_is_nothing():
 @pytest.mark.parametrize(
     "values",
     [
-        np.full((2, 3), 3e38, np.float32),
-        np.float32([[3e38, 3e38, 3e38], [-3e38, -3e38, -3e38]]),
+        np.full((2, 3), 4e18, np.float32),
+        np.float32([[4e18, 4e18, 4e18], [-4e18, -4e18, -4e18]]),
         np.full((2, 3), 6e4, np.float16),
         np.ones((2, 3), np.float64),
         np.ones((2, 3), np.int32),
     ],
-    ids=["sum overflows", "sums cancel", "half", "double", "integers"],
+    ids=["large", "sums cancel", "half", "double", "integers"],
 )
-def test_finite_values_count_even_where_their_sum_overflows(values):
+def test_finite_values_of_a_norm_that_float32_can_square_count(values):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = only({"arrays": arrays(w=values), "metrics": metrics()})
     assert len(found.valid) == 1 and found.failures == ()
+
+
+def test_a_half_precision_model_takes_values_whose_squares_are_beyond_its_range():
+    model = {name: p.half() for name, p in MODEL.items()}
+    values = np.full((2, 3), 6e4, np.float16)
+    reply = sent_back(0, {"arrays": arrays(w=values), "metrics": metrics()})
+    assert collect([reply], [0], model).failures == ()
+
+
+@pytest.mark.parametrize(
+    ("code", "stage"), [(0, "train"), (2, "train"), (5, "unavailable"), (4, "late"), (77, "train")]
+)
+def test_flower_s_own_error_codes_say_where_a_device_failed(code, stage):
+    assert only(Error(code=code, reason="so it was")).failures == ((0, stage, "so it was"),)
 
 
 def test_text_beside_the_records_is_allowed():
@@ -226,7 +241,7 @@ def test_a_reply_without_the_weight_a_bare_strategy_needs_is_a_failure():
 
 
 def test_whatever_counts_aggregates_to_a_finite_model():
-    values = [v for v, _ in VALUES.values()] + [np.full((2, 3), 3e38, np.float32)]
+    values = [v for v, _ in VALUES.values()] + [np.full((2, 3), 4e18, np.float32)]
     replies = [
         sent_back(d, {"arrays": arrays(w=value), "metrics": metrics()})
         for d, value in enumerate([*values, np.ones((2, 3), np.float64)])

@@ -1,30 +1,53 @@
 """The benchmark compares like with like and reports all it measured; no claim here is on time."""
 
 import json
+import sys
+from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from experiments.bench_result import Budget
-from experiments.bench_round import (
-    AGAINST,
-    FEDAVG,
-    SELECTIVE,
-    _Candidates,
-    bench_round,
-    cohorts_of,
-)
+from experiments.bench_candidates import FEDAVG, RECORDED, SELECTIVE, Candidates, cohorts_of
+from experiments.bench_peers import PFL, RAY, Peer, PeerError, installed
+from experiments.bench_result import Budget, Measurement, ratio_of_examples
+from experiments.bench_round import AGAINST, LOOPS, bench_round
 from experiments.bench_workload import Workload
 from experiments.command_line import main
+from experiments.peers.plain_loop import plain_loop
+from experiments.peers.tagger import Task
 from fedsim import ConfigError
+from fedsim.record.checkpoint import Checkpoints
+from fedsim.rng import torch_generator
 
 TINY = Workload(devices=6, cohort=3, held_out=4)
 
 
+SLEEPER = "import json, sys; n = int(sys.argv[2]); "
+"""Starts a script that plays a peer; its rounds take 1, 2, ... seconds, or so it says."""
+
+SAYS = "print(json.dumps({'seconds': list(range(1, n + 1)), 'examples': [10] * n}))"
+
+
+def peer(script, name=RAY):
+    return Peer(name=name, command=[sys.executable, "-c", SLEEPER + script])
+
+
 @pytest.fixture(scope="module")
 def measured():
-    return bench_round(rounds=2, repeats=2, workers=0, workload=TINY)
+    """One peer answers, one fails."""
+    peers = [peer(SAYS), peer("sys.exit('no such luck')", name=f"{PFL}, 1 process")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("experiments.bench_round.installed", lambda *_: (list(peers), ["a note"]))
+        return bench_round(rounds=2, repeats=2, workers=0, workload=TINY)
+
+
+@pytest.fixture
+def candidates(tmp_path):
+    """Of as many rounds and workers as asked."""
+    TINY.save(tmp_path / "workload.npz")
+    return lambda rounds, workers: Candidates(TINY, rounds, workers, tmp_path / "workload.npz")
 
 
 class TestWorkload:
@@ -46,54 +69,166 @@ class TestWorkload:
         with pytest.raises(ConfigError, match="cohort is 7 of 6 devices; choose 1 to 6"):
             Workload(devices=6, cohort=7)
 
+    def test_peers_read_the_same_devices_and_settings(self, tmp_path):
+        TINY.save(tmp_path / "workload.npz")
+        task, people = Task.load(tmp_path / "workload.npz"), TINY.population()
+        for device, held in enumerate(task.devices):
+            own = people.held(device, 0)
+            assert np.array_equal(held.token_ids.ravel(), own.token_ids.ravel())
+            assert np.array_equal(held.slots.ravel(), own.slots)
+            assert np.array_equal(held.intents, own.intents)
+        assert (task.cohort, task.batch_size, task.learning_rate) == (3, 16, 0.1)
+        model = TINY.model(people)
+        # A torch LSTM has a second bias in each direction.
+        second = model.lstm_bias.numel()
+        ours = sum(p.numel() for p in model.parameters())
+        assert sum(p.numel() for p in task.module().parameters()) == ours + second
+
 
 class TestCandidates:
     @pytest.mark.parametrize("name", [FEDAVG, SELECTIVE])
     @pytest.mark.parametrize("workers", [0, 2])
-    def test_the_bare_loop_ends_in_the_model_of_the_simulation(self, name, workers):
-        candidates = _Candidates(TINY, rounds=3, workers=workers)
-        run = candidates.warm[name]
-        by_hand, seconds = candidates.bare(cohorts_of(run))
+    def test_the_bare_loop_ends_in_the_model_of_the_simulation(self, candidates, name, workers):
+        tiny = candidates(3, workers)
+        run = tiny.warm[name]
+        by_hand, seconds = tiny.bare(cohorts_of(run))
         assert len(seconds) == 3
-        start = dict(candidates.model.named_parameters())
+        start = dict(tiny.model.named_parameters())
         for key, trained in run.model.items():
             torch.testing.assert_close(by_hand[key], trained, rtol=1e-4, atol=1e-5)
             assert not torch.allclose(trained, start[key], rtol=1e-4, atol=1e-5)
 
-    def test_the_bare_loop_trains_as_many_examples(self):
-        candidates = _Candidates(TINY, rounds=2, workers=0)
-        activity = candidates.people.activity()
-        for name in (FEDAVG, SELECTIVE):
-            trained = [int(activity[c].sum()) for c in cohorts_of(candidates.warm[name])]
-            assert trained == candidates.examples(name) == candidates.examples(AGAINST[name])
+    @pytest.mark.parametrize("name", [FEDAVG, SELECTIVE])
+    def test_loops_train_as_many_examples(self, candidates, name):
+        tiny = candidates(2, 0)
+        activity = tiny.people.activity()
+        trained = [int(activity[c].sum()) for c in cohorts_of(tiny.warm[name])]
+        for line in (name, *LOOPS[name]):
+            assert tiny.examples(line) == trained
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_the_plain_loop_averages_what_each_device_trained(self, candidates, workers):
+        task, cohorts = candidates(2, 0).task, [np.array([0, 2]), np.array([1])]
+        start = task.initial()
+        averaged, seconds = plain_loop(task, cohorts, workers)
+        for round, cohort in enumerate(cohorts, start=1):
+            sizes = [len(task.devices[device].intents) for device in cohort]
+            trained = []
+            for device in cohort.tolist():
+                module = task.module()
+                module.load_state_dict(start)
+                task.train(module, device, torch_generator(0, "peer/batches", round, device))
+                trained.append(module.state_dict())
+            start = {
+                name: sum(n * each[name] for n, each in zip(sizes, trained, strict=True))
+                / sum(sizes)
+                for name in start
+            }
+        assert len(seconds) == 2
+        for name, p in averaged.items():
+            torch.testing.assert_close(p, start[name])
+
+    def test_a_recorded_round_holds_its_checkpoint(self, candidates, monkeypatch):
+        saved = []
+        monkeypatch.setattr(Checkpoints, "_save", lambda self, round, packed: saved.append(round))
+        tiny = candidates(3, 0)
+        assert len(tiny.candidates[RECORDED]()) == 3
+        assert saved == [1, 2, 3]
+
+
+class TestPeer:
+    def test_its_warm_up_is_dropped(self, tmp_path):
+        assert peer(SAYS).run(tmp_path / "any", rounds=3) == ([3.0, 4.0, 5.0], [10, 10, 10])
+
+    @pytest.mark.parametrize(
+        ("script", "said"),
+        [
+            ("sys.exit('no such luck')", "ended with code 1: no such luck"),
+            ("print('{}')", "ended with code 0: {}"),
+            ("sys.exit(3)", "ended with code 3: nothing was said"),
+        ],
+    )
+    def test_one_without_figures_says_why(self, tmp_path, script, said):
+        with pytest.raises(PeerError, match=f"^{said}$"):
+            peer(script).run(tmp_path / "any", rounds=1)
+
+    def test_one_that_hangs_is_ended_with_all_it_started(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("experiments.bench_peers.MOST_SECONDS", 3)
+        file = tmp_path / "child"
+        script = f"""
+import pathlib, subprocess, time
+child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])
+pathlib.Path({str(file)!r}).write_text(str(child.pid))
+time.sleep(600)
+"""
+        with pytest.raises(PeerError, match="was not done after 3 seconds"):
+            peer(script).run(tmp_path / "any", rounds=1)
+        child = Path("/proc", file.read_text(), "stat")
+        # Nobody may have waited for it yet.
+        assert not child.exists() or child.read_text().split()[2] == "Z"
 
 
 class TestReport:
     def test_every_candidate_has_every_measurement(self, measured):
         said = json.loads(measured.json())
         assert [m["name"] for m in said["measurements"]] == [
+            "plain torch loop, cohorts of FedAvg",
             "bare loop, cohorts of FedAvg",
             "LocalGrid, FedAvg",
+            "plain torch loop, cohorts of Selective",
             "bare loop, cohorts of Selective",
             "LocalGrid, Selective(FedAvg)",
             "LocalGrid, Selective(FedAvg), probes every round",
+            "LocalGrid, Selective(FedAvg), record and checkpoint every round",
+            "Flower's own simulation on Ray",
         ]
         for m in said["measurements"]:
-            assert np.shape(m["seconds"]) == (2, 2)
+            assert np.shape(m["seconds"]) == np.shape(m["examples"]) == (2, 2)
             assert m["median"] == pytest.approx(np.median(m["seconds"], axis=0).mean())
         assert said["machine"]["cores"] >= 1
         assert said["settings"]["workers"] == 0
 
-    def test_ratios_are_of_rounds_run_in_turns_and_stand_in_the_budgets(self, measured):
+    def test_ratios_are_of_rounds_run_in_turns(self, measured):
         lines = {m.name: m for m in measured.measurements}
         for name, base in AGAINST.items():
             assert lines[name].against == base
             pairs = np.array(lines[name].seconds) / np.array(lines[base].seconds)
             assert lines[name].ratio == pytest.approx(np.median(pairs))
-        assert [b.value for b in measured.budgets] == [lines[FEDAVG].ratio, lines[SELECTIVE].ratio]
-        for budget in json.loads(measured.json())["budgets"]:
-            assert set(budget) == {"name", "value", "budget", "met"}
-            assert budget["met"] == (budget["value"] <= 1.10)
+
+    def test_each_simulation_is_held_to_both_loops(self, measured):
+        lines = {m.name: m for m in measured.measurements}
+        budgets = {b.name: b for b in measured.budgets}
+        for name, loops in LOOPS.items():
+            for loop in loops:
+                pairs = np.array(lines[name].seconds) / np.array(lines[loop].seconds)
+                assert budgets[f"{name} / {loop}"].value == pytest.approx(np.median(pairs))
+                assert budgets[f"{name} / {loop}"].budget == 1.10
+
+    def test_peers_are_compared_by_the_example(self, measured):
+        lines = {m.name: m for m in measured.measurements}
+        ours = lines[FEDAVG]
+        # The peer says that its two timed rounds of 10 examples take 3 and 4 seconds.
+        an_example = np.sum(ours.seconds, axis=1) / np.sum(ours.examples, axis=1)
+        budget = next(b for b in measured.budgets if RAY in b.name)
+        assert budget.value == pytest.approx(np.median(an_example / 0.35))
+        assert budget.budget == pytest.approx(1 / 4.5)
+        assert lines[RAY].ratio == pytest.approx(np.median(0.35 / an_example))
+
+    def test_a_peer_that_fails_is_said_and_not_judged(self, measured):
+        budget = json.loads(measured.json())["budgets"][-1]
+        assert PFL in budget["name"]
+        assert budget["value"] is budget["met"] is None
+        assert measured.notes == [
+            "a note",
+            "pfl-research, 1 process failed: it ended with code 1: no such luck",
+        ]
+        assert "no such luck" in measured.markdown()
+        assert "seconds an example: not measured here; its budget is 1\n" in measured.markdown()
+
+    def test_an_example_costs_its_share_of_a_repeat(self):
+        ours = Measurement(name="a", seconds=[[1, 3], [2, 2]], examples=[[10, 10], [5, 15]])
+        theirs = Measurement(name="b", seconds=[[6, 2], [9, 7]], examples=[[5, 5], [20, 20]])
+        assert ratio_of_examples(ours, theirs) == pytest.approx((0.2 / 0.8 + 0.2 / 0.4) / 2)
 
     def test_a_value_over_its_budget_is_said_to_be(self):
         assert not Budget(name="a / b", value=1.11, budget=1.10).met
@@ -110,12 +245,37 @@ class TestReport:
         monkeypatch.setattr("experiments.bench_round.bench_round", bench)
         file = tmp_path / "round.json"
         words = ["--rounds", "3", "--repeats", "2", "--workers", "1", "--json", str(file)]
-        assert main(["bench", "round", *words]) == 0
-        assert asked == {"rounds": 3, "repeats": 2, "workers": 1}
+        assert main(["bench", "round", *words, "--pfl-python", "/a/python"]) == 0
+        python = Path("/a/python")
+        assert asked == {"rounds": 3, "repeats": 2, "workers": 1, "pfl_python": python}
         assert measured.markdown() in capsys.readouterr().out
         assert json.loads(file.read_text())["name"] == "round"
+
+    def test_an_interpreter_that_cannot_be_run_is_refused(self, capsys):
+        assert main(["bench", "round", "--pfl-python", "/no/such/python"]) == 2
+        assert capsys.readouterr().err == (
+            "fedsim: pfl_python is /no/such/python, which cannot be run; "
+            "name an interpreter with pfl[pytorch]\n"
+        )
 
     @pytest.mark.parametrize("word", ["rounds", "repeats"])
     def test_nothing_to_time_is_refused(self, word, capsys):
         assert main(["bench", "round", f"--{word}", "0"]) == 2
         assert capsys.readouterr().err == f"fedsim: {word} is 0; choose 1 or more\n"
+
+
+@pytest.mark.slow
+def test_flower_on_ray_runs_the_workload_and_leaves_nothing_behind(tmp_path):
+    pytest.importorskip("ray")
+    TINY.save(tmp_path / "workload.npz")
+    (flower,), _ = installed(2, None, tmp_path)
+    seconds, examples = flower.run(tmp_path / "workload.npz", rounds=2)
+    sizes = TINY.population().activity()
+    sums = {int(sizes[list(cohort)].sum()) for cohort in combinations(range(6), 3)}
+    assert flower.name == RAY
+    assert len(seconds) == 2
+    assert min(seconds) > 0
+    assert set(examples) <= sums
+    workload = str(tmp_path / "workload.npz").encode()
+    left = [p for p in Path("/proc").glob("[0-9]*/cmdline") if workload in p.read_bytes()]
+    assert left == []

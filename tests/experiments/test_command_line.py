@@ -122,6 +122,19 @@ class TestRun:
         assert line == f"Note: {failed} of {asked} trainings on devices failed."
         assert "failed so far" in said
 
+    def test_simulated_faults_are_said_and_stand_in_the_record(self, capsys, tmp_path):
+        assert main(["run", *SMALL, "--faults", "dropout=1", "--out", str(tmp_path / "r")]) == 0
+        assert "Note: faults were simulated (dropout=1): " in capsys.readouterr().out
+        recorded = json.loads((tmp_path / "r" / "config.json").read_text())
+        assert recorded["recipe"]["faults"] == "dropout=1"
+        assert recorded["simulation"]["faults"]["dropout"] == 1.0
+
+    def test_faults_that_make_no_sense_are_refused_in_one_sentence(self, capsys, tmp_path):
+        assert main(["run", "--faults", "dropuot=.3", "--out", str(tmp_path / "r")]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("fedsim: faults names 'dropuot' (did you mean 'dropout'?)")
+        assert said.count("\n") == 1 and list(tmp_path.iterdir()) == []
+
     def test_no_line_about_failures_where_there_are_none(self, capsys):
         assert main(["run", *SMALL]) == 0
         assert "failed" not in capsys.readouterr().out

@@ -12,14 +12,14 @@ import numpy as np
 from flwr.serverapp.strategy import FedAdam
 
 from clients import NLUClient
-from fedsim import Continual, Population, Simulation
+from fedsim import Continual, Faults, Population, Simulation
 from fedsim.folder import Folder
 from fedsim.models import BiLSTMTagger
 from strategies import ActivitySelection, Selective
 
 
 def simulation() -> Simulation:
-    """A strategy with moments, a probe that remembers, rates that change."""
+    """A strategy with moments, a probe that remembers, rates that change, devices that fail."""
     people = Population.load("home", devices=12)
     return Simulation(
         population=people,
@@ -29,6 +29,7 @@ def simulation() -> Simulation:
         schedule=Continual(periods=3, rounds=40),
         evaluate_every=10,
         workers=0,
+        faults=Faults(dropout=0.2, nan=0.1, error=0.1, deadline=0.1),
     )
 
 

@@ -12,12 +12,13 @@ from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM, FedMedian, FedProx
 from same_run import assert_same_run
 
 from clients import NLUClient
-from fedsim import ConfigError, Continual, Population, Simulation, Static
+from fedsim import ConfigError, Continual, Faults, Population, Simulation, Static
 from fedsim.environment import environment
 from fedsim.folder import Folder, begin
 from fedsim.models import BiLSTMTagger
 from fedsim.record import Writer
 from fedsim.record.checkpoint import newest
+from fedsim.round import Round
 from strategies import ActivitySelection, Selective, UniformSelection
 
 PEOPLE = Population.load("home", devices=12)
@@ -131,6 +132,13 @@ class TestToTheBit:
         assert whole.rounds[-1]["failures"] == 2
         assert whole.rounds[-1]["train_loss"] == pytest.approx(1 / 5)
         assert_same_run(simulation(**changes).run(tmp_path / "run", resume=True), whole)
+
+    def test_simulated_faults_befall_the_same_devices(self, tmp_path, monkeypatch):
+        faults = {"faults": Faults(dropout=0.3, nan=0.1, error=0.1, deadline=0.2)}
+        whole = simulation(**faults).run(tmp_path / "whole")
+        interrupt(monkeypatch, tmp_path / "run", **faults)
+        assert whole.cohorts["failed"].size > 0
+        assert_same_run(simulation(**faults).run(tmp_path / "run", resume=True), whole)
 
     def test_probes_of_the_user_s_own_go_on_with_what_they_remember(self, tmp_path, monkeypatch):
         whole = simulation(probes=[Remembering()]).run(tmp_path / "whole")
@@ -264,6 +272,7 @@ class TestWhereToGoOn:
             ({"seed": 1}, r"seed \(0 there, 1 now\)"),
             ({"client": NLUClient(local_steps=2)}, r"client.local_steps \(1 there, 2 now\)"),
             ({"schedule": Continual(periods=2, rounds=6)}, r"rounds \(5 there, 6 now\)"),
+            ({"faults": Faults(nan=0.1)}, r"simulation.faults"),
             ({"evaluate_every": 2}, r"evaluate_every \(1 there, 2 now\)"),
             ({"probes": [Remembering()]}, r"simulation.probes \(\[\] there"),
             ({"population": Population.load("home", devices=13)}, "devices|fingerprint"),
@@ -298,7 +307,7 @@ class TestWhereToGoOn:
 
     def test_an_interrupted_script_is_told_the_way_on(self, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt) as stop, monkeypatch.context() as patch:
-            patch.setattr(Simulation, "_round", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr(Round, "__call__", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
             simulation().run(tmp_path / "run")
         out = str(tmp_path / "run")
         assert stop.value.__notes__ == [f".run(out={out!r}, resume=True) goes on from there"]

@@ -1,0 +1,90 @@
+"""The apps that Flower's own simulation runs on the same devices: plain torch, FedAvg, timed."""
+
+import json
+import time
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import FedAvg
+
+from experiments.peers.tagger import Task
+from fedsim.rng import seeded_globals, torch_generator
+
+client = ClientApp()
+server = ServerApp()
+load = lru_cache(Task.load)
+
+
+@client.train()
+def train(message: Message, context: Context) -> Message:
+    """One epoch on the device that this node stands for."""
+    torch.set_num_threads(1)
+    task, device = (
+        load(str(context.run_config["workload"])),
+        int(context.node_config["partition-id"]),
+    )
+    module = task.module()
+    module.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
+    round = int(message.content.config_records["config"]["server-round"])  # type: ignore[arg-type]
+    loss = task.train(module, device, torch_generator(0, "peer/batches", round, device))
+    examples = len(task.devices[device].intents)
+    content = RecordDict(
+        {
+            "arrays": ArrayRecord(module.state_dict()),
+            "metrics": MetricRecord({"train_loss": loss, "num-examples": examples}),
+        }
+    )
+    return Message(content=content, reply_to=message)
+
+
+class TimedFedAvg(FedAvg):
+    """FedAvg that notes when rounds begin, and how many examples they trained."""
+
+    begins: list[float]
+    examples: list[int]
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """FedAvg's, noted."""
+        self.begins.append(time.perf_counter())
+        return super().configure_train(server_round, arrays, config, grid)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """FedAvg's, counted."""
+        heard = [reply for reply in replies if reply.has_content()]
+        metrics = [reply.content.metric_records["metrics"] for reply in heard]
+        self.examples.append(int(np.sum([each["num-examples"] for each in metrics])))
+        return super().aggregate_train(server_round, heard)
+
+
+@server.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the rounds and write their seconds and examples as JSON."""
+    task = load(str(context.run_config["workload"]))
+    devices = len(task.devices)
+    strategy = TimedFedAvg(
+        fraction_train=task.cohort / devices,
+        fraction_evaluate=0.0,
+        min_train_nodes=1,
+        min_available_nodes=devices,
+    )
+    strategy.begins, strategy.examples = [], []
+    with seeded_globals(0, "peer"):
+        strategy.start(
+            grid,
+            ArrayRecord(task.initial()),
+            num_rounds=int(context.run_config["rounds"]),
+        )
+    ends = [*strategy.begins[1:], time.perf_counter()]
+    seconds = [end - begin for begin, end in zip(strategy.begins, ends, strict=True)]
+    measured = {"seconds": seconds, "examples": strategy.examples}
+    Path(str(context.run_config["out"])).write_text(json.dumps(measured), "utf-8")

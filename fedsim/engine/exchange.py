@@ -1,0 +1,134 @@
+"""What happens to messages on their way to devices that fail, and to the replies on their way back?
+
+Faults act between the server and an engine's grid, so they are the same under every engine. A
+reply that is lost or late becomes an error reply whose code says so; a spoiled one goes on to the
+ordinary checks of replies, which have to find it.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from flwr.app import Error, Message
+from flwr.serverapp import Grid
+
+from fedsim.engine.flower import NODE_UNAVAILABLE, RAISED, LiveArray
+from fedsim.engine.replies import DROPPED_OUT, LATE
+from fedsim.faults import Faults
+from fedsim.plan import FinishedRound
+from fedsim.population import Population
+
+EXPLODED = 1e30
+"""What exploding parameters are multiplied by: finite in float32, but their squares are not."""
+
+WAITED_FOR = frozenset({"dropout", "late", "missing"})
+"""Stages of devices for which a server waits until the deadline."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Exchange:
+    """Sends the messages of a round, under faults if any; as a probe, counts what they did.
+
+    Attributes:
+      faults: what goes wrong, or None.
+      seed: the run's.
+      client: the devices' config, whose `examples_served` says how much work a device has; one
+        without it (a user's own `ClientApp`) is taken to go over what it holds once.
+      people: cut into the periods of the run.
+    """
+
+    faults: Faults | None
+    seed: int
+    client: Any
+    people: Population
+
+    def send_and_receive(
+        self, grid: Grid, messages: Iterable[Message], *, round: int, period: int
+    ) -> Iterable[Message]:
+        """Through a grid; one reply to each message, in any order.
+
+        A device that trains keeps its own state even where its reply is lost.
+        """
+        if self.faults is None:
+            return grid.send_and_receive(messages)
+        return self._under(self.faults, grid, messages, round, period)
+
+    def __call__(self, finished: FinishedRound) -> dict[str, float]:
+        """`faults/STAGE`, devices that failed there, and under a deadline the simulated seconds.
+
+        A round lasts until the last reply has come, or until the deadline where one that was
+        expected has not. Devices that are unavailable or raise an error say so at once.
+        """
+        if self.faults is None:
+            return {}
+        stages = Counter(failure.stage for failure in finished.failures)
+        figures: dict[str, float] = {f"faults/{s}": n for s, n in sorted(stages.items())}
+        if self.faults.deadline is not None:
+            heard = [f.device for f in finished.failures if f.stage == "reply"]
+            came = np.array([*finished.arrived.tolist(), *heard], np.int64)
+            last = max(self._seconds(self.faults, came, finished.period).values(), default=0.0)
+            closed = WAITED_FOR & stages.keys()
+            figures["faults/simulated_seconds"] = self.faults.deadline if closed else last
+        return figures
+
+    def _under(
+        self, faults: Faults, grid: Grid, messages: Iterable[Message], round: int, period: int
+    ) -> Iterator[Message]:
+        """What each device is up to is known before it is asked, its reply alone is not."""
+        addressed = {m.metadata.dst_node_id: m for m in messages}
+        fates = {d: faults.fate(self.seed, round=round, device=d) for d in addressed}
+        asked = []
+        for device, message in addressed.items():
+            if fates[device] == "unavailable":
+                yield _failed(message, NODE_UNAVAILABLE, "simulated: the device was unavailable")
+            elif fates[device] == "error":
+                yield _failed(message, RAISED, "simulated: the device raised an error")
+            else:
+                asked.append(message)
+        seconds = self._seconds(faults, np.array([*addressed], np.int64), period)
+        for reply in grid.send_and_receive(asked):
+            device = reply.metadata.src_node_id
+            if reply.has_error():
+                yield reply
+            elif fates[device] == "dropout":
+                lost = "simulated: the device dropped out after training"
+                yield _failed(addressed[device], DROPPED_OUT, lost)
+            elif faults.deadline is not None and seconds[device] > faults.deadline:
+                late = (
+                    f"simulated: the reply came after {seconds[device]:.3g} s, the round closed "
+                    f"after {faults.deadline:g} s"
+                )
+                yield _failed(addressed[device], LATE, late)
+            else:
+                yield _spoiled(reply, fates[device])
+
+    def _seconds(self, faults: Faults, devices: np.ndarray, period: int) -> dict[int, float]:
+        """How long each device trains by the simulated clock; nothing without a deadline."""
+        if faults.deadline is None:
+            return {}
+        examples = self.people.activity(period)[devices]
+        if hasattr(self.client, "examples_served"):
+            examples = self.client.examples_served(examples)
+        seconds = faults.seconds(self.seed, devices, examples)
+        return dict(zip(devices.tolist(), seconds.tolist(), strict=True))
+
+
+def _failed(message: Message, code: int, reason: str) -> Message:
+    return Message(Error(code=code, reason=reason), reply_to=message)
+
+
+def _spoiled(reply: Message, fate: str | None) -> Message:
+    """The reply of a device whose parameters turned into NaN or exploded."""
+    factor = {"nan": np.nan, "exploding": EXPLODED}.get(fate or "")
+    if factor is None:
+        return reply
+    for arrays in reply.content.array_records.values():
+        for name, array in arrays.items():
+            # What cannot be read or multiplied is refused as it is.
+            with suppress(Exception), np.errstate(over="ignore"):
+                # A new array: a user's app may reply with the very buffers of the global model.
+                arrays[name] = LiveArray(array.numpy() * factor)
+    return reply

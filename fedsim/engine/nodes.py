@@ -1,0 +1,241 @@
+"""Which of Flower's nodes hosts a device, and how does a message get there and back?
+
+Strategies see device ids as node ids, under every engine. Flower's runtime has nodes of its own: a
+few processes with random ids, each of which hosts a part of the devices. `NodeGrid` stands between
+the two: it asks every node which part it hosts, sends each message to the node of its device, and
+hands the reply on as the device's.
+"""
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+
+from fedsim.errors import ConfigError, require
+from fedsim.population import Population
+
+log = logging.getLogger(__name__)
+
+HOSTED = "hosted"
+"""The query a node answers with the part it hosts, and name of the record that says so."""
+
+POLL = 0.1
+"""Seconds between looks for replies, as in Flower's own loops."""
+
+PATIENCE = 120.0
+"""Seconds that nodes have to connect and to read the corpus at the start."""
+
+
+def part(devices: int, index: int, parts: int) -> range:
+    """Devices of one part of a population, equal but for one device.
+
+    Example:
+      >>> [list(part(5, index, 2)) for index in (0, 1)]
+      [[0, 1], [2, 3, 4]]
+    """
+    return range(index * devices // parts, (index + 1) * devices // parts)
+
+
+def hosted(devices: int, fingerprint: str, node_config: Any) -> ConfigRecord:
+    """A node's answer: which devices it hosts, and of which population.
+
+    Args:
+      devices: of the whole population.
+      fingerprint: of the node's population, cut into periods.
+      node_config: `partition-id` and `num-partitions`.
+
+    Raises:
+      ConfigError: the node was not told its part.
+    """
+    index, parts = (node_config.get(key) for key in ("partition-id", "num-partitions"))
+    require(
+        isinstance(index, int) and isinstance(parts, int) and 0 <= index < parts,
+        f"a node's part is partition-id={index} of num-partitions={parts}; start it with "
+        "--node-config 'partition-id=K num-partitions=N', K from 0 to N - 1",
+    )
+    own = part(devices, index, parts)
+    return ConfigRecord({"start": own.start, "stop": own.stop, "fingerprint": fingerprint})
+
+
+class NodeGrid(Grid):
+    """A Flower grid whose nodes are devices, over one whose nodes each host a part of them.
+
+    Nodes may come and go: before each round new ones are asked what they host. Messages to devices
+    that no node hosts get no reply.
+
+    Args:
+      grid: of Flower's runtime.
+      people: cut into the periods of the run; nodes must have read the same.
+      patience: seconds that nodes have to connect and to read the corpus.
+
+    Raises:
+      ConfigError: a node cannot host its part, or some part has no node when patience ends.
+    """
+
+    def __init__(self, grid: Grid, people: Population, patience: float = PATIENCE) -> None:
+        self._grid = grid
+        self._devices = people.devices
+        self._fingerprint = people.fingerprint
+        self._parts: dict[int, range] = {}
+        self._refused: set[int] = set()
+        self._waiting: dict[str, Message] = {}
+        self._wait_for_nodes(patience)
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Send messages to devices; replies as they come in.
+
+        Flower answers for a node that is gone, after it has missed its heartbeats.
+        """
+        for reason in self._ask_new_nodes(PATIENCE):
+            log.warning("%s", reason)
+        return self._replies(self.push_messages(messages), timeout)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Send messages to devices; ids of those that have a node, in no order."""
+        addressed = [
+            (message, node)
+            for message in messages
+            if (node := self._node(message.metadata.dst_node_id)) is not None
+        ]
+        shells = [_to_node(message, node) for message, node in addressed]
+        accepted = set(self._grid.push_messages(shells)) if shells else set()
+        sent = {
+            shell.metadata.message_id: message
+            for shell, (message, _) in zip(shells, addressed, strict=True)
+            if shell.metadata.message_id in accepted
+        }
+        self._waiting |= sent
+        return list(sent)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Replies that are there, as those of devices; each is handed out once."""
+        asked = [key for key in message_ids if key in self._waiting]
+        replies = []
+        for reply in self._grid.pull_messages(asked) if asked else []:
+            message = self._waiting.pop(reply.metadata.reply_to_message_id, None)
+            if message is not None:
+                said = reply.error if reply.has_error() else reply.content
+                replies.append(Message(said, reply_to=message))
+        return replies
+
+    def get_node_ids(self) -> Iterable[int]:
+        """All device ids."""
+        return range(self._devices)
+
+    def set_run(self, run) -> None:
+        """The runtime's."""
+        self._grid.set_run(run)
+
+    @property
+    def run(self):
+        """The runtime's."""
+        return self._grid.run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """A message to a device."""
+        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
+
+    def _replies(self, ids: Iterable[str], timeout: float | None) -> Iterator[Message]:
+        end = None if timeout is None else time.monotonic() + timeout
+        waiting = set(ids)
+        while waiting:
+            yield from self.pull_messages(waiting)
+            waiting &= self._waiting.keys()
+            if end is not None and time.monotonic() > end:
+                return
+            if waiting:
+                time.sleep(POLL)
+
+    def _wait_for_nodes(self, seconds: float) -> None:
+        """Return when every device has a node."""
+        end = time.monotonic() + seconds
+        while True:
+            for reason in self._ask_new_nodes(seconds):
+                raise ConfigError(reason)
+            missing = self._missing()
+            if not missing:
+                return
+            if time.monotonic() >= end:
+                raise ConfigError(
+                    f"{missing} of {self._devices} devices have no node after {seconds:g} s; "
+                    "start a SuperNode for each part, with --node-config "
+                    "'partition-id=K num-partitions=N'"
+                )
+            time.sleep(POLL)
+
+    def _node(self, device: int) -> int | None:
+        """The node that hosts a device."""
+        return next((node for node, own in self._parts.items() if device in own), None)
+
+    def _missing(self) -> int:
+        """Devices without a node."""
+        reached = 0
+        missing = 0
+        for own in sorted(self._parts.values(), key=lambda own: own.start):
+            missing += max(0, own.start - reached)
+            reached = max(reached, own.stop)
+        return missing + max(0, self._devices - reached)
+
+    def _ask_new_nodes(self, seconds: float) -> list[str]:
+        """Forget nodes that are gone, and ask new ones what they host; why some cannot."""
+        present = set(self._grid.get_node_ids())
+        self._parts = {node: own for node, own in self._parts.items() if node in present}
+        new = [n for n in present if n not in self._parts and n not in self._refused]
+        questions = [Message(RecordDict(), node, f"query.{HOSTED}") for node in new]
+        reasons = []
+        for reply in self._grid.send_and_receive(questions, timeout=seconds) if new else []:
+            node = reply.metadata.src_node_id
+            try:
+                self._parts[node] = self._part(reply)
+            except ConfigError as error:
+                self._refused.add(node)
+                reasons.append(str(error))
+        return reasons
+
+    def _part(self, reply: Message) -> range:
+        """What a node says it hosts.
+
+        Raises:
+          ConfigError: it cannot host anything, or read another population.
+        """
+        if reply.has_error():
+            raise ConfigError(f"a node cannot host devices: {reply.error.reason}")
+        said = reply.content.config_records[HOSTED]
+        require(
+            said["fingerprint"] == self._fingerprint,
+            "a node hosts devices of another population than the server's; "
+            "give both the same data (--data, $FEDSIM_DATA) and the same version of fedsim",
+        )
+        return range(int(said["start"]), int(said["stop"]))  # type: ignore[arg-type]
+
+
+def _to_node(message: Message, node: int) -> Message:
+    """A message to a device as one to its node.
+
+    All messages of a round share one content, so each gets a shell of its own around the same
+    arrays, and a config record that says which device it is for.
+    """
+    content = RecordDict()
+    own: dict[str, Any] = {"device": message.metadata.dst_node_id}
+    for name, record in message.content.items():
+        if isinstance(record, ConfigRecord):
+            own |= record
+        else:
+            content[name] = record
+    content["config"] = ConfigRecord(own)
+    metadata = message.metadata
+    return Message(
+        content, node, metadata.message_type, ttl=metadata.ttl, group_id=metadata.group_id
+    )

@@ -1,0 +1,173 @@
+"""Strategies see devices, Flower's runtime sees nodes, and both see the same round."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import ConfigRecord, Message, RecordDict
+from hypothesis import given
+from hypothesis import strategies as st
+from wire import NODES, Wire
+
+from experiments.flower_app import client_app, device
+from experiments.options import RunOptions
+from experiments.recipe import build
+from fedsim import ConfigError
+from fedsim.engine.flower import task_identity
+from fedsim.engine.nodes import HOSTED, NodeGrid, hosted, part
+
+OPTIONS = RunOptions(
+    devices=20, rounds=2, cohort=5, selection="activity", local_steps=2, workers=0, seed=3
+)
+RUN_CONFIG = {"devices": 20, "local-steps": 2, "seed": 3}
+PEOPLE = build(OPTIONS).population.cut(1)
+
+
+@pytest.fixture(autouse=True)
+def identity():
+    with task_identity():
+        yield
+
+
+@pytest.fixture
+def wire() -> Wire:
+    return Wire(client_app, RUN_CONFIG)
+
+
+def asking(*devices: int) -> list[Message]:
+    """How many examples devices hold, all messages around one content."""
+    content = RecordDict({"round": ConfigRecord({"period": 0, "server-round": 1})})
+    return [Message(content, device, "query") for device in devices]
+
+
+def answers(grid: NodeGrid, *devices: int) -> dict[int, int]:
+    replies = grid.send_and_receive(asking(*devices))
+    return {r.metadata.src_node_id: r.content["metrics"]["activity"] for r in replies}
+
+
+@given(devices=st.integers(1, 40), parts=st.integers(1, 50))
+def test_every_device_is_in_one_part_and_parts_differ_by_one_device(devices, parts):
+    each = [part(devices, index, parts) for index in range(parts)]
+    assert [d for own in each for d in own] == list(range(devices))
+    assert max(map(len, each)) - min(map(len, each)) <= 1
+
+
+def test_nodes_are_devices(wire):
+    assert list(NodeGrid(wire, PEOPLE).get_node_ids()) == list(range(20))
+
+
+def test_every_device_answers_for_itself_through_the_node_that_hosts_it(wire):
+    activity = PEOPLE.activity(0)
+    devices = (19, 0, 6, 7, 12, 13)
+    assert answers(NodeGrid(wire, PEOPLE), *devices) == {d: activity[d] for d in devices}
+    went = {device: node for node, kind, device in wire.pushed if kind == "query"}
+    assert went == {d: node for k, node in enumerate(NODES) for d in devices if d in part(20, k, 3)}
+
+
+def test_messages_go_out_in_the_order_they_were_given(wire):
+    answers(NodeGrid(wire, PEOPLE), 19, 3, 11, 4)
+    assert [device for _, kind, device in wire.pushed if kind == "query"] == [19, 3, 11, 4]
+
+
+def test_what_the_messages_of_a_round_share_stays_as_it_was(wire):
+    messages = asking(3, 4)
+    list(NodeGrid(wire, PEOPLE).send_and_receive(messages))
+    assert messages[0].content is messages[1].content
+    assert dict(messages[0].content) == {"round": {"period": 0, "server-round": 1}}
+
+
+def test_pushed_messages_can_be_pulled_once(wire):
+    grid = NodeGrid(wire, PEOPLE)
+    ids = list(grid.push_messages(asking(2, 17)))
+    assert sorted(r.metadata.src_node_id for r in grid.pull_messages(ids)) == [2, 17]
+    assert list(grid.pull_messages(ids)) == []
+
+
+def test_no_messages_no_replies(wire):
+    assert list(NodeGrid(wire, PEOPLE).send_and_receive([])) == []
+
+
+def test_two_rounds_over_the_wire_equal_those_in_this_process(wire):
+    here = build(OPTIONS).run()
+    there = build(OPTIONS).run(grid=wire)
+    assert there.summary["model_sha256"] == here.summary["model_sha256"]
+    for name, drawn in here.cohorts.items():
+        assert np.array_equal(there.cohorts[name], drawn)
+    figures = ("train_loss", "test_loss", "intent_accuracy", "slot_f1", "cohort_examples")
+    for ours, theirs in zip(here.rounds, there.rounds, strict=True):
+        assert [ours[name] for name in figures] == [theirs[name] for name in figures]
+
+
+@pytest.mark.parametrize("strategy", ["fedadam", "fedmedian"])
+def test_other_strategies_run_over_the_wire(wire, strategy):
+    options = replace(OPTIONS, strategy=strategy)
+    here, there = build(options).run(), build(options).run(grid=wire)
+    assert there.summary["model_sha256"] == here.summary["model_sha256"]
+
+
+def test_devices_of_a_failing_node_fail_and_the_round_goes_on(wire):
+    def ail(finished):
+        wire.failing = {NODES[1]}
+        return {}
+
+    run = replace(build(OPTIONS), probes=[ail]).run(grid=wire)
+    failed = run.cohorts["failed"].tolist()
+    assert run.rounds[0]["failures"] == 0
+    assert failed
+    assert set(failed) < set(run.cohorts["drawn"].tolist())
+    assert set(failed) <= set(part(20, 1, 3))
+
+
+def test_devices_of_a_node_that_is_gone_fail_until_it_is_back(wire):
+    grid = NodeGrid(wire, PEOPLE)
+    wire.gone = {NODES[0]}
+    assert set(answers(grid, 0, 10, 19)) == {10, 19}
+    wire.gone = set()
+    assert set(answers(grid, 0, 10, 19)) == {0, 10, 19}
+
+
+def test_what_a_device_raises_is_an_error_reply_of_one_line(wire):
+    grid = NodeGrid(wire, PEOPLE)
+    (reply,) = grid.send_and_receive([Message(RecordDict(), 5, "train")])
+    assert reply.metadata.src_node_id == 5
+    assert reply.error.reason == "StopIteration: "
+
+
+def test_kernels_on_a_node_run_on_one_thread(wire):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        device.__globals__["_node"].cache_clear()
+        NodeGrid(wire, PEOPLE)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_part_without_a_node_is_refused(wire):
+    wire.gone = {NODES[2]}
+    with pytest.raises(ConfigError, match=r"7 of 20 devices have no node after 0 s; start a Super"):
+        NodeGrid(wire, PEOPLE, patience=0)
+
+
+def test_nodes_that_read_another_corpus_are_refused():
+    with pytest.raises(ConfigError, match="another population than the server's"):
+        NodeGrid(Wire(client_app, {"devices": 21}), PEOPLE)
+
+
+def test_a_node_that_cannot_read_the_corpus_says_why():
+    with pytest.raises(ConfigError, match=r"a node cannot host devices: /nowhere/at\.jsonl does"):
+        NodeGrid(Wire(client_app, {"corpus": "/nowhere/at.jsonl"}), PEOPLE)
+
+
+@pytest.mark.parametrize("config", [{}, {"partition-id": 3, "num-partitions": 3}])
+def test_a_node_that_knows_no_part_of_its_own_is_refused(config):
+    with pytest.raises(ConfigError, match="start it with --node-config 'partition-id=K num"):
+        hosted(20, "f", config)
+
+
+def test_a_node_says_which_devices_it_hosts():
+    said = hosted(20, "f", {"partition-id": 1, "num-partitions": 3})
+    assert dict(said) == {"start": 6, "stop": 13, "fingerprint": "f"}
+    assert HOSTED.isidentifier()

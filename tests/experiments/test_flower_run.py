@@ -1,0 +1,139 @@
+"""A run on Flower's runtime, in processes of its own, is the run it would be in this process."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import experiments.flower_run
+from experiments.command_line import main
+from experiments.flower_run import superlink
+from experiments.options import RunOptions
+from experiments.processes import descendants, running, stop
+from experiments.recipe import run_recipe
+from fedsim import load_run
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["--devices", "20", "--rounds", "2", "--cohort", "4", "--local-steps", "2"]
+OPTIONS = RunOptions(devices=20, rounds=2, cohort=4, local_steps=2)
+FROM_HERE = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def assert_same_rounds(there, here) -> None:
+    for name, drawn in here.cohorts.items():
+        assert np.array_equal(there.cohorts[name], drawn)
+    for name, values in here.model.items():
+        np.testing.assert_allclose(there.model[name], values, rtol=0, atol=1e-6)
+
+
+def without_engine(config: dict) -> dict:
+    recipe = {key: value for key, value in config["recipe"].items() if key != "engine"}
+    return {**config, "recipe": recipe, "engine": None}
+
+
+def test_without_ray_one_sentence_says_what_to_install(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(experiments.flower_run, "find_spec", lambda name: None)
+    out = tmp_path / "run"
+    assert main(["run", "--engine", "flower", *SMALL, "--out", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert said == (
+        "fedsim: --engine flower runs on Ray, which is not installed; "
+        "pip install 'flwr[simulation]'\n"
+    )
+    assert not out.exists()
+
+
+@pytest.mark.slow
+def test_two_rounds_on_ray_equal_those_of_the_local_engine(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    assert main(["run", "--engine", "flower", *SMALL, "--out", "there"]) == 0
+    assert capsys.readouterr().out.endswith("Record: there\n")
+    here, there = run_recipe(OPTIONS, tmp_path / "here"), load_run("there")
+    assert_same_rounds(there, here)
+    assert without_engine(there.config) == without_engine(here.config)
+    assert descendants(os.getpid()) == []
+
+
+@pytest.mark.slow
+def test_a_run_that_ctrl_c_stopped_leaves_no_process_and_goes_on(tmp_path):
+    out = tmp_path / "run"
+    options = [*SMALL, "--rounds", "120", "--evaluate-every", "120"]
+    command = [sys.executable, "-m", "experiments"]
+    run = subprocess.Popen(
+        [*command, "run", "--engine", "flower", *options, "--out", str(out)],
+        env=FROM_HERE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while run.poll() is None and not (out / "rounds.jsonl").exists():
+        time.sleep(0.05)
+    ids = descendants(run.pid)
+    os.killpg(run.pid, signal.SIGINT)
+    said = run.communicate(timeout=60)[1]
+    assert run.returncode == 130
+    assert said.splitlines()[-1].endswith(f"fedsim resume {out} goes on from there")
+    assert ids
+    assert running(ids) == []
+    done = len((out / "rounds.jsonl").read_text().splitlines())
+    assert 0 < done < 120
+    assert subprocess.run([*command, "resume", str(out)], env=FROM_HERE).returncode == 0
+    there = load_run(out)
+    here = run_recipe(RunOptions(**{**there.config["recipe"], "engine": "local"}), None)
+    assert_same_rounds(there, here)
+
+
+@pytest.mark.slow
+def test_what_is_refused_only_once_the_corpus_is_read_is_still_one_sentence(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    out = tmp_path / "run"
+    assert main(["run", "--engine", "flower", *SMALL, "--cohort", "21", "--out", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert said == ("fedsim: cohort is 21, but the population has 20 devices; choose 20 or fewer\n")
+    assert not out.exists()
+
+
+@pytest.mark.slow
+def test_three_supernodes_that_host_a_part_each_train_what_one_process_trains(tmp_path):
+    out = tmp_path / "run"
+    with ExitStack() as stack:
+        env = stack.enter_context(superlink(tmp_path / "home"))
+        env["PYTHONPATH"] = str(ROOT)
+        config = (tmp_path / "home" / "config.toml").read_text()
+        address = config.partition('address = "')[2].partition('"')[0]
+        for k in range(3):
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = str(free.getsockname()[1])
+            node = subprocess.Popen(
+                [
+                    *("flower-supernode", "--insecure", "--superlink", address, "--port", port),
+                    *("--node-config", f"partition-id={k} num-partitions=3"),
+                ],
+                env=env,
+                start_new_session=True,
+            )
+            stack.callback(stop, node)
+        said = subprocess.run(
+            [
+                *("flwr", "run", str(ROOT), "--stream", "--run-config"),
+                f'devices=20 rounds=2 cohort=4 local-steps=2 out="{out}"',
+            ],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=500,
+        )
+    assert (out / "summary.json").exists(), said.stdout
+    assert_same_rounds(load_run(out), run_recipe(OPTIONS, None))
+    assert load_run(out).rounds[-1]["failures"] == 0
