@@ -56,9 +56,7 @@ class DPSGD:
             f"noise_multiplier is {noise} with clip_norm {clip}, which is infinite noise; "
             "choose a finite clip_norm and a finite noise_multiplier",
         )
-        require(
-            self.physical_size >= 1, f"physical_size is {self.physical_size}; choose 1 or more"
-        )
+        require(self.physical_size >= 1, f"physical_size is {self.physical_size}; choose 1 or more")
 
     def start(self, parameters: Parameters, stream: np.random.Generator | None = None) -> State:
         """A copy of the parameters, the noise generator's state, and the anchor where there is one.

@@ -43,7 +43,7 @@ def test_a_light_device_shows_all_it_holds_at_every_step():
 
 
 def test_batches_are_whole_physical_ones_filled_up_with_weight_zero():
-    options = dict(batch_size=6, steps=40, physical_size=4)
+    options = {"batch_size": 6, "steps": 40, "physical_size": 4}
     own = poisson(20, 6 / 20, 40, stream(0, "test"))
     for batch, drawn in zip(
         poisson_batches(held(20), **options, draw=stream(0, "test")), own, strict=True
@@ -58,19 +58,19 @@ def test_batches_are_whole_physical_ones_filled_up_with_weight_zero():
 
 def test_the_stated_size_is_the_expected_one_whatever_was_drawn():
     for examples, size in [(20, 6.0), (6, 6.0), (3, 3.0), (0, 6.0)]:
-        options = dict(batch_size=6, steps=5, physical_size=4, draw=stream(0, "test"))
+        options = {"batch_size": 6, "steps": 5, "physical_size": 4, "draw": stream(0, "test")}
         for batch in poisson_batches(held(examples), **options):
             assert float(batch["size"]) == size and batch["size"].dim() == 0
 
 
 def test_a_device_that_holds_nothing_has_batches_of_nobody():
-    options = dict(batch_size=6, steps=3, physical_size=4, draw=stream(0, "test"))
+    options = {"batch_size": 6, "steps": 3, "physical_size": 4, "draw": stream(0, "test")}
     batches = list(poisson_batches(held(0), **options))
     assert [len(batch["weight"]) for batch in batches] == [0, 0, 0]
 
 
 def test_null_records_are_drawn_and_weigh_nothing():
-    options = dict(batch_size=9, steps=1, physical_size=3, draw=stream(0, "test"))
+    options = {"batch_size": 9, "steps": 1, "physical_size": 3, "draw": stream(0, "test")}
     (batch,) = poisson_batches(held(3, null=[1]), **options)
     weights = dict(zip(batch["token_ids"][:, 0, 0].tolist(), batch["weight"].tolist(), strict=True))
     assert weights == {1: 1.0, 3: 1.0, 0: 0.0}

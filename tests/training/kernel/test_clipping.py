@@ -13,7 +13,7 @@ from fedsim.models.tape import Blocks, tape
 from fedsim.training.kernel import clipped_gradient
 
 ROWS, INTENTS, SLOT_LABELS = 11, 3, 4
-SIZES = dict(rows=ROWS, intents=INTENTS, slot_labels=SLOT_LABELS)
+SIZES = {"rows": ROWS, "intents": INTENTS, "slot_labels": SLOT_LABELS}
 MODELS = {
     "bilstm": BiLSTMTagger(**SIZES, embedding=5, hidden=3),
     "transformer": TransformerTagger(**SIZES, embedding=8, layers=2, heads=2),

@@ -4,14 +4,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from naive_clipping import assert_devices_same, assert_same, naive, stacked
 
 from fedsim.models.joint import _embed, linear
 from fedsim.models.lstm import bidirectional_lstm
 from fedsim.models.packing import Packing
-from fedsim.models.tape import Blocks, Packed
+from fedsim.models.tape import Blocks
 from fedsim.models.transformer import _norm
 from fedsim.training.kernel import clipped_gradient
-from naive_clipping import assert_devices_same, assert_same, naive, stacked
 
 ROWS, HIDDEN = 7, 3
 SIZES = st.tuples(*[st.integers(1, n) for n in (4, 9, 5, 5, 3)])
