@@ -4,7 +4,7 @@ Both directions run side by side: the backward direction is the forward one on r
 so padding always comes last and never reaches a word. One device on a CPU goes through
 PyTorch's own kernel; stacked devices (a leading axis on every weight) go through `_Recurrence`,
 one batched product a time step over all devices and directions, packed so that no step works on
-sentences that have ended.
+sentences that have ended. So does whatever is put on a tape, which wants gradients of the gates.
 
 Gates are in PyTorch's order (input, forget, cell, output). There is one bias, the sum of
 `nn.LSTM`'s two: their gradients are equal, so training both would only double its step.
@@ -18,34 +18,41 @@ from fedsim.models.packing import Packing
 from fedsim.models.tape import Packed, Use, note, taping
 
 
-def bidirectional_lstm(
+def lstm_layer(
     words: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor, packing: Packing
 ) -> Tensor:
-    """Hidden states of one bidirectional layer.
+    """Hidden states of one layer of one direction or two.
 
     Args:
       words: (..., n, inputs) packed words.
-      weight_ih: (..., 2, 4 hidden, inputs), forward then backward.
-      weight_hh: (..., 2, 4 hidden, hidden).
-      bias: (..., 2, 4 hidden).
+      weight_ih: (..., directions, 4 hidden, inputs), forward then backward.
+      weight_hh: (..., directions, 4 hidden, hidden).
+      bias: (..., directions, 4 hidden).
       packing: where the words lie.
 
     Returns:
-      (..., n, 2 hidden) packed states.
+      (..., n, directions x hidden) packed states.
     """
+    ways = [words, packing.reversed(words)][: weight_ih.shape[-3]]
     if words.dim() == 2 and not taping():
-        forward, backward = zip(weight_ih.unbind(), weight_hh.unbind(), bias.unbind(), strict=True)
-        ahead = _stock(words, packing, *forward)
-        back = packing.reversed(_stock(packing.reversed(words), packing, *backward))
-        return torch.cat([ahead, back], dim=-1)
-    stacked = torch.stack([words, packing.reversed(words)], dim=-3)
-    leading, hidden = stacked.shape[:-2], weight_hh.shape[-1]
+        weights = zip(weight_ih.unbind(), weight_hh.unbind(), bias.unbind(), strict=True)
+        states = [_stock(way, packing, *own) for way, own in zip(ways, weights, strict=True)]
+    else:
+        states = _looped(torch.stack(ways, dim=-3), weight_ih, weight_hh, bias, packing)
+    return torch.cat([states[0], *map(packing.reversed, states[1:])], dim=-1)
+
+
+def _looped(
+    words: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor, packing: Packing
+) -> list[Tensor]:
+    """States of each direction, side by side: (..., directions, n, inputs) -> (..., n, hidden)."""
+    leading, hidden = words.shape[:-2], weight_hh.shape[-1]
     stand_in = None
     if taping():
         # Pre-activations are overwritten by the gates: this takes their gradient, and no memory.
-        stand_in = words.new_zeros(()).expand(*stacked.shape[:-1], 4 * hidden).requires_grad_()
+        stand_in = words.new_zeros(()).expand(*words.shape[:-1], 4 * hidden).requires_grad_()
     states, inputs = _Recurrence.apply(
-        stacked.flatten(0, -3),
+        words.flatten(0, -3),
         weight_ih.flatten(0, -3),
         weight_hh.flatten(0, -3),
         bias.flatten(0, -2),
@@ -55,8 +62,7 @@ def bidirectional_lstm(
     if stand_in is not None:
         weights = (weight_ih, weight_hh, bias)
         note(Use("lstm", weights, inputs.unflatten(0, leading), stand_in, Packed(packing)))
-    ahead, back = states.unflatten(0, leading).unbind(-3)
-    return torch.cat([ahead, packing.reversed(back)], dim=-1)
+    return list(states.unflatten(0, leading).unbind(-3))
 
 
 def _stock(

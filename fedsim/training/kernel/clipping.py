@@ -25,7 +25,7 @@ class Clipped(NamedTuple):
     released.
 
     Attributes:
-      gradients: sum over examples of weight x min(1, clip norm / norm) x gradient; float32 at least.
+      gradients: sum of weight x min(1, clip norm / norm) x gradient; float32 at least.
       norms: (..., examples) gradient norms over all parameters; of padding too.
       factors: (..., examples) what each gradient was multiplied by; 0 where it is not finite.
       losses: (..., examples).

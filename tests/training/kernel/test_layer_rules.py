@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from naive_clipping import assert_devices_same, assert_same, naive, stacked
 
 from fedsim.models.joint import _embed, linear
-from fedsim.models.lstm import bidirectional_lstm
+from fedsim.models.lstm import lstm_layer
 from fedsim.models.packing import Packing
 from fedsim.models.tape import Blocks
 from fedsim.models.transformer import _norm
@@ -51,7 +51,7 @@ def embedding_losses(p, batch):
 def lstm_losses(p, batch):
     packing = Packing.of(batch["lengths"], batch["inputs"].shape[-2])
     words = packing.packed(batch["inputs"])
-    states = bidirectional_lstm(words, p["ih"], p["hh"], p["bias"], packing)
+    states = lstm_layer(words, p["ih"], p["hh"], p["bias"], packing)
     states = states * packing.real.unsqueeze(-1)
     return summed(packing.padded(states))
 
