@@ -72,7 +72,7 @@ class LSTM(nn.Module):
             layers=module.num_layers,
             bidirectional=module.bidirectional,
         )
-        own.to(module.weight_ih_l0)
+        own.to(module.get_parameter("weight_ih_l0"))
         own.load_state_dict(module.state_dict())
         return own
 
@@ -99,8 +99,8 @@ class LSTM(nn.Module):
         packing = Packing.of(lengths, tokens)
         states = packing.packed(words)
         for k in range(self.layers):
-            weights = (getattr(self, f"{name}_{k}") for name in ("weight_ih", "weight_hh", "bias"))
-            states = lstm_layer(states, *weights, packing)
+            ih, hh, bias = (getattr(self, f"{n}_{k}") for n in ("weight_ih", "weight_hh", "bias"))
+            states = lstm_layer(states, ih, hh, bias, packing)
         return packing.padded(states)
 
     def _places(self) -> Iterator[tuple[int, int, str]]:
@@ -123,7 +123,7 @@ class LSTM(nn.Module):
     ) -> None:
         # In our own names, stacked over directions, the rest is PyTorch's: shapes, strictness.
         own: dict[str, list[Tensor]] = {}
-        known = set()
+        known: set[str] = set()
         for k, _, suffix in self._places():
             keys = {n: f"{prefix}{n}_{suffix}" for n in ("weight_ih", "weight_hh")}
             biases = [f"{prefix}bias_{n}_{suffix}" for n in ("ih", "hh")]

@@ -16,44 +16,49 @@ from fedsim.training.kernel.rules import Measured, Rule, of_rows, register
 
 
 def measure(use: Use, inputs: Tensor, slopes: Tensor) -> Measured:
-    """Parameters: weight (..., outputs, inputs) and bias (..., outputs)."""
-    squares = product_squares(use.rows.by_example(inputs), use.rows.by_example(slopes))
+    """Parameters: weight (..., outputs, inputs) and, if there is one, bias (..., outputs)."""
+    constant = float(len(use.parameters) - 1)
+    squares = product_squares(use.rows.by_example(inputs), use.rows.by_example(slopes), constant)
     return Measured(squares, (inputs, slopes))
 
 
 def add(use: Use, values: tuple[Tensor, ...], factors: Tensor, totals: list[Tensor]) -> None:
     """Adds the scaled gradients of the weights (side by side over the inputs) and of the bias."""
     inputs, slopes = values
-    *weights, bias = totals
-    add_products(of_rows(use.rows, factors, slopes), inputs, slopes, weights, bias)
+    scale = of_rows(use.rows, factors, slopes)
+    weights = [total for total in totals if total.dim() == slopes.dim()]
+    for bias in totals[len(weights) :]:
+        bias.add_((scale.mT @ slopes).squeeze(-2))
+    add_products(scale, inputs, slopes, weights)
 
 
 register("linear", Rule(measure, add))
 
 
-def product_squares(inputs: Tensor, slopes: Tensor) -> Tensor:
-    """Squared norms of sum_t g_t [a_t, 1]', one for each example.
+def product_squares(inputs: Tensor, slopes: Tensor, constant: float) -> Tensor:
+    """Squared norms of sum_t g_t [a_t, c]', one for each example.
 
     Args:
       inputs: (..., tokens, inputs).
       slopes: (..., tokens, outputs).
+      constant: c squared, 1 where there is a bias and 0 where there is none.
 
     Returns:
       (...).
 
     Example:
       >>> a, g = torch.tensor([[[1.0, 2.0]]]), torch.tensor([[[3.0]]])
-      >>> product_squares(a, g).tolist()  # (1 + 4 + 1) * 9
+      >>> product_squares(a, g, constant=1.0).tolist()  # (1 + 4 + 1) * 9
       [54.0]
     """
     tokens, width, outputs = inputs.shape[-2], inputs.shape[-1], slopes.shape[-1]
     if tokens == 1:
-        one = inputs.squeeze(-2).square().sum(-1) + 1
+        one = inputs.squeeze(-2).square().sum(-1) + constant
         return one * slopes.squeeze(-2).square().sum(-1)
     if tokens * (width + outputs) < width * outputs:
-        return (gram(slopes) * (gram(inputs) + 1)).sum((-2, -1))
+        return (gram(slopes) * (gram(inputs) + constant)).sum((-2, -1))
     direct = (slopes.mT @ inputs).square().sum((-2, -1))
-    return direct + slopes.sum(-2).square().sum(-1)
+    return direct + constant * slopes.sum(-2).square().sum(-1)
 
 
 def gram(rows: Tensor) -> Tensor:
@@ -69,19 +74,15 @@ def gram(rows: Tensor) -> Tensor:
     return torch.bmm(flat, flat.mT).view(*rows.shape[:-1], rows.shape[-2])
 
 
-def add_products(
-    scale: Tensor, inputs: Tensor, slopes: Tensor, weights: list[Tensor], bias: Tensor
-) -> None:
-    """weights += sum over rows of scale g a', bias += sum over rows of scale g.
+def add_products(scale: Tensor, inputs: Tensor, slopes: Tensor, weights: list[Tensor]) -> None:
+    """weights += sum over rows of scale g a'.
 
     Args:
       scale: (..., rows, 1), broadcast over axes between leading ones and rows.
       inputs: (..., rows, inputs).
       slopes: (..., rows, outputs).
       weights: (..., outputs, part of the inputs) each; parts in order.
-      bias: (..., outputs).
     """
-    bias.add_((scale.mT @ slopes).squeeze(-2))
     # The narrower of the two is scaled: it is one pass less over the wider.
     if inputs.shape[-1] < slopes.shape[-1]:
         inputs = inputs * scale

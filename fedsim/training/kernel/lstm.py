@@ -24,7 +24,7 @@ def measure(use: Use, inputs: Tensor, slopes: Tensor) -> Measured:
     # One direction at a time: the two together have no layout that a batched product can read.
     directions = zip(inputs.unbind(-3), slopes.unbind(-3), strict=True)
     squares = [
-        product_squares(use.rows.by_example(a), use.rows.by_example(g)) for a, g in directions
+        product_squares(use.rows.by_example(a), use.rows.by_example(g), 1.0) for a, g in directions
     ]
     return Measured(torch.stack(squares).sum(0), (inputs, slopes))
 
