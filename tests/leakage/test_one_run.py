@@ -111,8 +111,8 @@ def gaussian_bound(mu, canaries, guesses, seed):
 
 
 def test_a_95_percent_bound_on_randomised_response_misses_as_often_as_it_may():
-    """For randomised response the bound is sharp, so that a looser level would show: a bound that
-    missed 10.5 % of the time would pass in fewer than half of such tests, a true one in 99.9 %."""
+    """For randomised response the bound is sharp. One that is wrong 5 % of the time passes with
+    probability 0.9995, one that is wrong 15 % of the time with probability 0.04."""
     epsilon, canaries, misses = 2.0, 300, 0
     for seed in range(200):
         draw = stream(seed, "randomised response")
