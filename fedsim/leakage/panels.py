@@ -87,9 +87,19 @@ class Panel:
             parts.append(population.train(device).take(rows))
         return concatenate(parts)
 
-    def per_member(self, scores: np.ndarray) -> np.ndarray:
-        """Mean score of each member, (m,), from the scores of the rows, (n,)."""
-        return np.bincount(self.member, weights=scores) / np.bincount(self.member)
+    def per_member(self, scores: np.ndarray, counted: np.ndarray) -> np.ndarray:
+        """Mean score of each member over the rows that count.
+
+        Args:
+          scores: (n,) of the rows.
+          counted: (n,) bool.
+
+        Returns:
+          (m,), NaN for a member none of whose rows counts.
+        """
+        rows = np.bincount(self.member[counted], minlength=len(self))
+        sums = np.bincount(self.member[counted], scores[counted], minlength=len(self))
+        return np.divide(sums, rows, out=np.full(len(self), np.nan), where=rows > 0)
 
     def redrawn(self, seed: int, number: int) -> "Panel":
         """The same members under other coins: the training data of reference model `number`.

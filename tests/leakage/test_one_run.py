@@ -69,9 +69,7 @@ def test_a_perfect_attack_certifies_the_known_cap(canaries, cap):
 
 @pytest.mark.parametrize(("delta", "wanted"), [(1e-4, 0.0), (1e-7, 4.8)])
 def test_at_the_delta_of_a_claim_a_corrected_audit_says_nothing(delta, wanted):
-    bound = one_run_bound(
-        correct=1000, guesses=1000, canaries=1000, delta=delta, level=0.05 / 200
-    )
+    bound = one_run_bound(correct=1000, guesses=1000, canaries=1000, delta=delta, level=0.05 / 200)
     assert round(bound, 1) == wanted
 
 

@@ -155,9 +155,17 @@ def test_a_device_is_scored_on_a_few_of_its_own_utterances():
     assert np.array_equal(owner, panel.device[panel.member])
     held = np.diff(PEOPLE.starts)[panel.device]
     assert np.bincount(panel.member).tolist() == np.minimum(held, SCORED_ROWS).tolist()
+
+
+def test_a_members_score_is_the_mean_over_its_rows_that_count():
+    panel = device_panel(PEOPLE, seed=1, size=12)
     scores = np.arange(len(panel.rows), dtype=float)
-    means = [scores[panel.member == k].mean() for k in range(12)]
-    assert panel.per_member(scores) == pytest.approx(means)
+    counted = (scores % 3 == 0) & (panel.member != 4)
+    found = panel.per_member(scores, counted)
+    assert np.isnan(found[4])
+    for k in range(12):
+        own = scores[(panel.member == k) & counted]
+        assert len(own) == 0 or found[k] == pytest.approx(own.mean())
 
 
 def test_panels_that_do_not_fit_are_refused():
