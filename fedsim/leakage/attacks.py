@@ -116,8 +116,8 @@ def rmia(
       ConfigError: an example has no reference model.
 
     Example:
-      >>> one = np.ones((1, 2), bool)
-      >>> rmia(np.array([0.1, 3.0]), np.full((1, 2), 3.0), one, np.full(4, 3.0), np.full((1, 4), 3.0))
+      >>> losses, out, hard = np.array([0.1, 3.0]), np.ones((1, 2), bool), np.full((1, 4), 3.0)
+      >>> rmia(losses, hard[:, :2], out, hard[0], hard)
       array([1., 0.])
     """
     count = _out_models(out)

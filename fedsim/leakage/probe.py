@@ -22,7 +22,7 @@ import numpy as np
 from fedsim.errors import require
 from fedsim.leakage.attacks import by_loss, by_reference
 from fedsim.leakage.audit import Audit, audited_rounds
-from fedsim.leakage.panels import GROUPS, Panel
+from fedsim.leakage.panel import GROUPS, Panel
 from fedsim.leakage.statistics import Success, success
 from fedsim.models.joint import JointTagger
 from fedsim.plan import FinishedRound
@@ -36,6 +36,10 @@ log = logging.getLogger(__name__)
 Claim = Callable[[FinishedRound, np.ndarray, float], float]
 """(finished round, device ids, delta) -> the largest epsilon that is claimed for these devices up
 to this round, of the kind that `fedsim.leakage.claims.comparison` admits; infinite without one."""
+
+
+LARGEST_LOSS = 1e6
+"""What a loss that is no finite number counts as."""
 
 
 def no_claim(finished: FinishedRound, devices: np.ndarray, delta: float) -> float:
@@ -80,8 +84,8 @@ class Leakage:
         nulled = int(self._examples.null.sum())
         require(
             nulled == 0,
-            f"{nulled} of the panel's examples are null records in the population given to Leakage; "
-            "give it the population from before the panel was applied",
+            f"{nulled} of the panel's examples are null records in the population given to Leakage"
+            "; give it the population from before the panel was applied",
         )
         self._scorer = Scorer(self.model, self._examples)
 
@@ -200,6 +204,5 @@ def _more(found: Success | None) -> Figures:
 
 
 def _finite(losses: np.ndarray) -> np.ndarray:
-    """A loss that is no finite number counts as very large: an attack must not end a run."""
-    largest = np.float32(1e6)
-    return np.nan_to_num(losses, nan=largest, posinf=largest)
+    """Losses an attack can work with: a model that diverged must not end the run."""
+    return np.nan_to_num(losses, nan=LARGEST_LOSS, posinf=LARGEST_LOSS)

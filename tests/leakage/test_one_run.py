@@ -133,5 +133,5 @@ def test_guesses_are_the_highest_and_the_lowest_scores():
 def test_impossible_counts_and_large_deltas_are_refused():
     with pytest.raises(ConfigError, match="3 right of 2 guesses"):
         one_run_bound(correct=3, guesses=2, canaries=5, delta=0.0, level=0.05)
-    with pytest.raises(ConfigError, match="delta is 0.2 with 5 canaries; choose 0.1"):
+    with pytest.raises(ConfigError, match=r"delta is 0\.2 with 5 canaries; choose 0\.1"):
         one_run_bound(correct=1, guesses=2, canaries=5, delta=0.2, level=0.05)

@@ -5,8 +5,8 @@ import pytest
 from scipy.stats import binomtest
 
 from fedsim.errors import ConfigError
+from fedsim.leakage.panel import GROUPS
 from fedsim.leakage.panels import (
-    GROUPS,
     SCORED_ROWS,
     activity_groups,
     device_panel,

@@ -7,7 +7,8 @@ from flwr.serverapp.strategy import FedAvg
 from clients import NLUClient
 from fedsim import ConfigError, Continual, Population, Simulation, Static
 from fedsim.leakage.attacks import by_reference
-from fedsim.leakage.panels import GROUPS, device_panel, example_panel
+from fedsim.leakage.panel import GROUPS
+from fedsim.leakage.panels import device_panel, example_panel
 from fedsim.leakage.probe import Leakage
 from fedsim.leakage.statistics import auc
 from fedsim.models import BiLSTMTagger
