@@ -24,9 +24,9 @@ from fedsim.leakage.attacks import by_loss, by_reference
 from fedsim.leakage.audit import Audit, audited_rounds
 from fedsim.leakage.panel import GROUPS, Panel
 from fedsim.leakage.statistics import Success, success
-from fedsim.models.joint import JointTagger
+from fedsim.models.joint import JointTagger, Parameters
 from fedsim.plan import FinishedRound
-from fedsim.population import Population
+from fedsim.population import Examples, Population
 from fedsim.probes import Due, Figures
 from fedsim.schedule import Schedule
 from fedsim.training.scoring import Scorer
@@ -58,6 +58,8 @@ class Leakage:
       schedule: the run's; it fixes the audited rounds before training.
       every: rounds between measurements; audited rounds and the last are measured too.
       claim: what the bound is held against.
+      losses: parameters -> (n,) losses of the panel's rows, smaller where they look trained on;
+        None scores the panel's utterances. Canary devices bring their own.
       best: (1 + groups,) best lower bound on epsilon so far, of the panel and of each group.
       exceeded: whether any bound was above its claim: somebody's mechanism is broken.
     """
@@ -68,6 +70,7 @@ class Leakage:
     schedule: Schedule
     every: int = 1
     claim: Claim = no_claim
+    losses: Callable[[Parameters], np.ndarray] | None = None
     best: np.ndarray = field(init=False)
     exceeded: bool = field(init=False, default=False)
     _rounds: list[int] = field(init=False, default_factory=list, repr=False)
@@ -80,24 +83,20 @@ class Leakage:
         self.best = np.zeros(1 + len(GROUPS))
         schedule = self.schedule
         people = self.population.cut(schedule.periods, schedule.by, schedule.retention)
-        self._examples = self.panel.examples(people)
-        nulled = int(self._examples.null.sum())
-        require(
-            nulled == 0,
-            f"{nulled} of the panel's examples are null records in the population given to Leakage"
-            "; give it the population from before the panel was applied",
-        )
-        self._scorer = Scorer(self.model, self._examples)
+        examples = self.panel.examples(people)
+        self._period = examples.period
+        if self.losses is None:
+            self.losses = _of_utterances(self.model, examples)
 
     def __call__(self, finished: FinishedRound) -> Figures:
         """`mia_*`, `epsilon_audit_low`, `delta_audit`, the claim there, and `leakage/...`."""
         audited = finished.round in self.audit.rounds
         if not audited and not self._due(finished):
             return {}
-        losses = _finite(self._scorer(finished.parameters).losses)
+        losses = self._scored(finished.parameters)
         self._rounds.append(finished.round)
         self._losses.append(losses)
-        counted = self._examples.period <= finished.period
+        counted = self._period <= finished.period
         scores = self.panel.per_member(by_reference(losses, self._untrained), counted)
         present, member = np.isfinite(scores), self.panel.included
         looks = [present, *(present & (self.panel.group == k) for k in range(len(GROUPS)))]
@@ -157,7 +156,13 @@ class Leakage:
     def _untrained(self) -> np.ndarray:
         """Losses of the untrained model; scored in the run, on as many threads as the others."""
         own = {name: p.detach() for name, p in self.model.named_parameters()}
-        return _finite(self._scorer(own).losses)
+        return self._scored(own)
+
+    def _scored(self, parameters: Parameters) -> np.ndarray:
+        """Losses an attack can work with: a model that diverged must not end the run."""
+        assert self.losses is not None
+        losses = np.asarray(self.losses(parameters), np.float32)
+        return np.nan_to_num(losses, nan=LARGEST_LOSS, posinf=LARGEST_LOSS)
 
     def _others(self, round: int) -> dict[str, np.ndarray]:
         """Row scores of the attacks that feed no bound."""
@@ -203,6 +208,13 @@ def _more(found: Success | None) -> Figures:
     return figures
 
 
-def _finite(losses: np.ndarray) -> np.ndarray:
-    """Losses an attack can work with: a model that diverged must not end the run."""
-    return np.nan_to_num(losses, nan=LARGEST_LOSS, posinf=LARGEST_LOSS)
+def _of_utterances(model: JointTagger, examples: Examples) -> Callable[[Parameters], np.ndarray]:
+    """Joint losses of the panel's utterances under any parameters."""
+    nulled = int(examples.null.sum())
+    require(
+        nulled == 0,
+        f"{nulled} of the panel's examples are null records in the population given to Leakage"
+        "; give it the population from before the panel was applied",
+    )
+    scorer = Scorer(model, examples)
+    return lambda parameters: scorer(parameters).losses
