@@ -21,8 +21,9 @@ MOST_ROUNDS = 10
 """Rounds that are audited at most."""
 
 GUESSES = (0.1, 0.2, 0.4, 0.8)
-"""Numbers of guesses, as shares of the canaries: from a few sure ones to nearly all. Of four with
-one thousandth of the level each, these lost least for Gaussian scores from mu 0.5 to 5."""
+"""Numbers of guesses, as shares of the canaries: from a few sure ones to nearly all. With 500
+canaries and a level of 3e-4 their best bound is within 8 % of the best of ten shares, for Gaussian
+scores with mu from 0.5 to 5 (means over 20 seeds)."""
 
 
 @dataclass(frozen=True, kw_only=True)

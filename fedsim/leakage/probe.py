@@ -77,6 +77,7 @@ class Leakage:
     _losses: list[np.ndarray] = field(init=False, default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
+        require(self.every >= 1, f"every is {self.every}; choose 1 (every round) or more")
         self._due = Due(every=self.every)
         self.audit = Audit(rounds=audited_rounds(self.schedule.rounds), groups=1 + len(GROUPS))
         self.delta = self.audit.delta(len(self.panel))

@@ -67,6 +67,27 @@ def test_a_perfect_attack_certifies_the_known_cap(canaries, cap):
     assert round(bound, 1) == cap
 
 
+@pytest.mark.parametrize(
+    ("correct", "guesses", "level", "published"),
+    [
+        (100, 100, 0.05, 3.4791953936219215),
+        (100, 100, 0.01, 3.023197554051876),
+        (23, 30, 0.05, 0.42648759204894304),
+        (23, 30, 0.01, 0.16005427204072475),
+        (18, 25, 0.05, 0.14663786999881268),
+        (58, 95, 0.05, 0.08366204984486103),
+        (60, 100, 0.05, 0.05073561053723097),
+        (23, 35, 0.05, 0.014548719860613346),
+    ],
+)
+def test_bound_is_that_of_an_independent_implementation(correct, guesses, level, published):
+    """Audits of code models with 500 canaries at delta 1e-5: the files audit_results.json and
+    summary.json of huggingface.co/codedp-ase26/codedp-cpt-models and melihcatal/codedp-cpt-models.
+    """
+    bound = one_run_bound(correct=correct, guesses=guesses, canaries=500, delta=1e-5, level=level)
+    assert bound == pytest.approx(published, abs=1e-8)
+
+
 @pytest.mark.parametrize(("delta", "wanted"), [(1e-4, 0.0), (1e-7, 4.8)])
 def test_at_the_delta_of_a_claim_a_corrected_audit_says_nothing(delta, wanted):
     bound = one_run_bound(correct=1000, guesses=1000, canaries=1000, delta=delta, level=0.05 / 200)

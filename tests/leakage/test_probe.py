@@ -264,3 +264,8 @@ def test_arrays_hold_every_measured_score():
 def test_a_population_whose_panel_is_already_null_is_refused():
     with pytest.raises(ConfigError, match="from before the panel was applied"):
         scripted(np.ones(400), people=PANEL.applied(PEOPLE), panel=PANEL)
+
+
+def test_a_probe_that_never_measures_is_refused():
+    with pytest.raises(ConfigError, match="every is 0"):
+        scripted(np.ones(400), every=0)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import ndtr, ndtri
 
@@ -23,6 +23,7 @@ def gaussian(mu, members, non_members, seed):
 
 
 @given(SCORED)
+@settings(deadline=None)
 def test_auc_is_the_share_of_pairs_in_the_right_order(rows):
     scores, member = (np.array(column) for column in zip(*rows, strict=True))
     pairs = [
@@ -34,6 +35,7 @@ def test_auc_is_the_share_of_pairs_in_the_right_order(rows):
 
 
 @given(SCORED, st.sampled_from([0.1, 0.3, 0.7]))
+@settings(deadline=None)
 def test_true_positive_rate_is_that_of_the_best_threshold(rows, fpr):
     scores, member = (np.array(column) for column in zip(*rows, strict=True))
     best = None
@@ -45,6 +47,7 @@ def test_true_positive_rate_is_that_of_the_best_threshold(rows, fpr):
 
 
 @given(SCORED)
+@settings(deadline=None)
 def test_area_under_the_roc_points_is_the_auc(rows):
     scores, member = (np.array(column) for column in zip(*rows, strict=True))
     fpr, tpr = roc(scores, member)
