@@ -23,7 +23,7 @@ from fedsim.errors import require
 from fedsim.leakage.attacks import by_loss, by_reference
 from fedsim.leakage.audit import Audit, audited_rounds
 from fedsim.leakage.panel import GROUPS, Panel
-from fedsim.leakage.statistics import Success, success
+from fedsim.leakage.success import Success, success
 from fedsim.models.joint import JointTagger, Parameters
 from fedsim.plan import FinishedRound
 from fedsim.population import Examples, Population

@@ -17,7 +17,7 @@ from fedsim.leakage.attacks import (
     lira,
     rmia,
 )
-from fedsim.leakage.statistics import success
+from fedsim.leakage.success import success
 from fedsim.rng import stream
 
 EXAMPLES = 400

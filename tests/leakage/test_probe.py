@@ -10,7 +10,7 @@ from fedsim.leakage.attacks import by_reference
 from fedsim.leakage.panel import GROUPS
 from fedsim.leakage.panels import device_panel, example_panel
 from fedsim.leakage.probe import Leakage
-from fedsim.leakage.statistics import auc
+from fedsim.leakage.success import auc
 from fedsim.models import BiLSTMTagger
 from fedsim.plan import FinishedRound, Scores
 from fedsim.population.examples import concatenate

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.special import ndtr, ndtri
 
 from fedsim.errors import ConfigError
-from fedsim.leakage.statistics import auc, auc_interval, roc, success, true_positives
+from fedsim.leakage.success import auc, auc_interval, roc, success, true_positives
 from fedsim.rng import stream
 
 SCORED = st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=30).filter(
