@@ -108,6 +108,9 @@ class Canaries:
     def losses(self, model: JointTagger) -> Callable[[Parameters], np.ndarray]:
         """What `Leakage` ranks canaries by: minus the movement along each one's direction.
 
+        Directions are drawn again at every measurement rather than kept (a model's size each), so
+        let `Leakage` measure every few rounds.
+
         Args:
           model: at its own, untrained parameters.
         """
