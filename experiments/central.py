@@ -111,7 +111,7 @@ def _run_central(options: RunOptions, writer: Writer) -> Run:
         config=config,
         start=start,
         rounds=writer.rounds,
-        cohorts=writer.finish(parameters, summary),
+        cohorts=writer.finish(parameters, summary, {}),
         summary=summary,
         devices=devices,
         parameters=parameters,

@@ -63,6 +63,18 @@ class RunOptions:
       optimizer: of the devices.
       local_epochs: passes over what a device holds.
       local_steps: batches a round instead of epochs.
+      dp: whose data are private: none, examples (DP-SGD on the devices), devices, or both.
+      noise_multiplier: noise in units of the clip norm; default 1, without --epsilon.
+      clip_norm: largest norm of a device's update (of an example's gradient, at example level).
+      epsilon: what the worst device may have spent at the end, instead of a noise multiplier.
+      delta: of every epsilon; default 1e-5, or 0.1 / units where that is smaller.
+      adjacency: neighbours differ in what one device holds (zero-out), or in a whole device
+        (add-remove, with --scale, --weight-cap and --denominator).
+      scale: public factor from a device's score to its rate, instead of one that all devices fix.
+      weight_cap: public bound on weights, under add-remove.
+      denominator: public constant that the sum is divided by, under add-remove.
+      example_cap: examples beyond which a device weighs no more.
+      secure_noise: take the noise from the operating system; the run cannot be reproduced.
       evaluate_every: rounds between measurements; default about 20 measurements a run.
       checkpoint_every: rounds between checkpoints, which a run that was interrupted goes on from.
       faults: devices that fail, by probability: unavailable=.1,dropout=.3,nan=.05,exploding=.01,
@@ -102,6 +114,17 @@ class RunOptions:
     optimizer: Literal["sgd", "adamw"] = "sgd"
     local_epochs: int = 1
     local_steps: int | None = None
+    dp: Literal["none", "device"] = "none"
+    noise_multiplier: float | None = None
+    clip_norm: float = 1.0
+    epsilon: float | None = None
+    delta: float | None = None
+    adjacency: Literal["zero-out", "add-remove"] = "zero-out"
+    scale: float | None = None
+    weight_cap: float | None = None
+    denominator: float | None = None
+    example_cap: int | None = None
+    secure_noise: bool = False
     evaluate_every: int | None = None
     checkpoint_every: int = 1
     faults: str | None = None
@@ -164,15 +187,17 @@ def policy_of(options: RunOptions) -> "SelectionPolicy":
         ),
         "top": lambda: s.TopActivitySelection(cohort=cohort),
     }
-    return policies[options.selection]()
+    policy = policies[options.selection]()
+    return policy if options.scale is None else s.PublicScale(policy=policy, scale=options.scale)
 
 
 def strategy_of(options: RunOptions) -> "Strategy":
     """The Flower strategy an options object names, inside Selective."""
     from flwr.serverapp import strategy as flower
 
+    from experiments.privacy_options import device_level_of
     from fedsim.engine.flower import quiet
-    from strategies import Selective
+    from strategies import PrivateAggregation, Selective
 
     mu = PROXIMAL_MU if options.proximal_mu is None else options.proximal_mu
     rules: dict[str, Callable[[], Strategy]] = {
@@ -184,6 +209,9 @@ def strategy_of(options: RunOptions) -> "Strategy":
     }
     with quiet():
         inner = rules[options.strategy]()
+    mechanism = device_level_of(options)
+    if mechanism is not None:
+        inner = PrivateAggregation(inner, mechanism)
     return Selective(inner, policy_of(options), weighting=options.weighting, draw=options.draw)
 
 

@@ -1,5 +1,6 @@
 """What cannot work, refused in one sentence before anything is trained."""
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ from flwr.serverapp.strategy import Strategy
 
 from fedsim.errors import require
 from fedsim.population import Population
+from fedsim.schedule import Schedule
 from fedsim.state import StrategyState
 
 
@@ -21,7 +23,9 @@ def check(strategy: Strategy, client: Any, people: Population) -> None:
     Raises:
       ConfigError: the first thing that does not fit.
     """
-    inner = getattr(strategy, "strategy", strategy)
+    inner = strategy
+    while isinstance(getattr(inner, "strategy", None), Strategy):
+        inner = inner.strategy  # type: ignore[attr-defined]
     name = type(inner).__name__
     require(
         type(inner).start is Strategy.start,
@@ -50,6 +54,25 @@ def check(strategy: Strategy, client: Any, people: Population) -> None:
         f"{name} sends proximal-mu={getattr(inner, 'proximal_mu', None)} and the client sets "
         f"proximal_mu={own} of its own; set one of them",
     )
+
+
+def prepare(strategy: Strategy, people: Population, schedule: Schedule) -> int:
+    """Let a strategy resolve what depends on the population, and say which round is the last.
+
+    Args:
+      strategy: keeps what it resolves.
+      people: cut into the periods of the run.
+      schedule: its rounds.
+
+    Raises:
+      ConfigError: the strategy cannot give what it was asked for.
+    """
+    if not (hasattr(strategy, "plan") and hasattr(strategy, "prepare")):
+        return schedule.rounds
+    rounds = Counter(schedule.period(round) for round in range(1, schedule.rounds + 1))
+    activities = [people.activity(period) for period in range(people.periods)]
+    last = strategy.prepare(activities, [rounds[period] for period in range(people.periods)])
+    return schedule.rounds if last is None else last
 
 
 def surprises(policy: Any, people: Population) -> list[str]:

@@ -23,20 +23,24 @@ class Plan:
     Attributes:
       round: from 1.
       period: from 0.
+      seed: the run's; the round's noise follows from it.
       cohort: (drawn,) device ids, increasing.
       examples: (drawn,) examples each drawn device holds.
       weights: (drawn,) planned aggregation weights, >= 0; not normalised.
       rates: (devices,) participation rate of every device in this round, in [0, 1].
+      device_weights: (devices,) the weight of every device, drawn or not.
       draw: "poisson" (independent coins) or "fixed" (fixed size, inclusion probability = rate).
-      mechanism: what makes the round private at device level, or None.
+      mechanism: what makes the round private at device level (a `Release`), or None.
     """
 
     round: int
     period: int
+    seed: int
     cohort: np.ndarray
     examples: np.ndarray
     weights: np.ndarray
     rates: np.ndarray
+    device_weights: np.ndarray
     draw: Draw
     mechanism: Any = None
 

@@ -23,7 +23,8 @@ class Probe(Protocol):
     """Reads a finished round.
 
     One that remembers earlier rounds has `state_dict()` and `load_state_dict()`, so that a run that
-    was interrupted goes on with what it remembered.
+    was interrupted goes on with what it remembered. One that has `files()`, file stem -> arrays by
+    name, leaves them in the record as DIR/STEM.npz when the run ends.
     """
 
     def __call__(self, finished: FinishedRound) -> Figures:
@@ -141,20 +142,6 @@ class Forgetting:
         self.best = state["best"].copy()
 
 
-def no_privacy(finished: FinishedRound) -> Figures:
-    """Without a mechanism every claim is infinite, for every observer."""
-    infinite = float("inf")
-    return {
-        "privacy_unit": "none",
-        "epsilon_max": infinite,
-        "epsilon_median": infinite,
-        "epsilon_participation_max": infinite,
-        "epsilon_server_max": infinite,
-        "example_epsilon_max": infinite,
-        "example_epsilon_median": infinite,
-    }
-
-
 def standard_probes(population: Population, every: int) -> list[Probe]:
     """What every run measures.
 
@@ -167,7 +154,6 @@ def standard_probes(population: Population, every: int) -> list[Probe]:
     probes: list[Probe] = [
         Accuracy(test=population.test, decile=activity_deciles(totals), due=due),
         DevAccuracy(dev=population.dev),
-        no_privacy,
     ]
     if population.periods > 1:
         probes.append(Forgetting(test=population.test, periods=population.periods, due=due))

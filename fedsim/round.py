@@ -31,6 +31,7 @@ class Round:
     Attributes:
       strategy: of the server; keeps its own state.
       schedule: says which period a round is in.
+      last: the last round of the run.
       seed: the run's.
       people: cut into the periods of the run.
       grid: the engine's; node ids are device ids.
@@ -41,6 +42,7 @@ class Round:
 
     strategy: Strategy
     schedule: Schedule
+    last: int
     seed: int
     people: Population
     grid: Grid
@@ -90,7 +92,7 @@ class Round:
         return FinishedRound(
             round=round,
             period=period,
-            last=round == self.schedule.rounds,
+            last=round == self.last,
             plan=plan,
             cohort=asked,
             arrived=arrived,

@@ -18,7 +18,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from fedsim.checks import check, surprises
+from fedsim.checks import check, prepare, surprises
 from fedsim.engine.exchange import Exchange
 from fedsim.engine.flower import quiet, task_identity
 from fedsim.engine.local import LocalGrid
@@ -27,6 +27,7 @@ from fedsim.errors import ConfigError, require
 from fedsim.faults import Faults
 from fedsim.models.joint import JointTagger
 from fedsim.population import Population
+from fedsim.privacy.spent import privacy_probe
 from fedsim.probes import Probe, standard_probes
 from fedsim.progress import Progress
 from fedsim.record import Run, Writer, is_finished, load_run
@@ -37,6 +38,7 @@ from fedsim.record.contents import (
     start_contents,
     summary_contents,
 )
+from fedsim.record.run import Arrays
 from fedsim.round import Round
 from fedsim.schedule import Schedule
 from fedsim.state import registry
@@ -140,6 +142,7 @@ class Simulation:
             self.schedule.periods, self.schedule.by, self.schedule.retention
         )
         check(self.strategy, self.client, people)
+        last = prepare(self.strategy, people, self.schedule)
         app = self.client
         if not isinstance(app, ClientApp):
             app = app.app(app.bind(people, self.model, self.seed))
@@ -150,7 +153,7 @@ class Simulation:
             LocalGrid(app, devices=people.devices, workers=workers) as local,
         ):
             engine = local if grid is None else NodeGrid(grid, people)
-            return self._rounds(people, engine, local.map, writer, config, progress)
+            return self._rounds(people, engine, local.map, writer, config, progress, last)
 
     def _rounds(
         self,
@@ -160,14 +163,18 @@ class Simulation:
         writer: Writer,
         config: dict,
         progress: bool,
+        last: int,
     ) -> Run:
         """All rounds on an open grid; `map` scores on the threads of this process."""
         parameters = {name: p.detach().clone() for name, p in self.model.named_parameters()}
         exchange = Exchange(faults=self.faults, seed=self.seed, client=self.client, people=people)
-        probes = [*standard_probes(people, self._every), exchange, *self.probes]
+        privacy = privacy_probe(self.strategy, people)
+        measured = standard_probes(people, self._every)
+        probes: list[Probe] = [*measured, privacy, exchange, *self.probes]
         one_round = Round(
             strategy=self.strategy,
             schedule=self.schedule,
+            last=last,
             seed=self.seed,
             people=people,
             grid=grid,
@@ -176,9 +183,12 @@ class Simulation:
             dev_scorer=Scorer(self.model, people.dev, map),
         )
         untrained = one_round.scorer(parameters)
-        start = start_contents(
-            people, parameters, untrained, surprises(getattr(self.strategy, "policy", None), people)
-        )
+        assumptions = surprises(getattr(self.strategy, "policy", None), people)
+        if last < self.schedule.rounds:
+            assumptions.append(f"the run's privacy budget ends it after round {last}")
+        assumptions += getattr(privacy, "assumptions", [])
+        resolved = getattr(privacy, "resolved", None)
+        start = start_contents(people, parameters, untrained, assumptions, resolved)
         devices = device_arrays(people)
         start = writer.start(start, devices)
         if writer.path is not None and is_finished(writer.path):
@@ -187,8 +197,8 @@ class Simulation:
         stateful = registry(self.strategy, grid, probes)
         with Checkpoints(writer, self.checkpoint_every, stateful) as checkpoints:
             done, parameters = checkpoints.restore(parameters)
-            with Progress(self.schedule.rounds, done=done, shown=progress) as bar:
-                for round in range(done + 1, self.schedule.rounds + 1):
+            with Progress(last, done=done, shown=progress) as bar:
+                for round in range(done + 1, last + 1):
                     tick = time.perf_counter()
                     finished = one_round(round, parameters)
                     parameters = finished.parameters
@@ -199,7 +209,11 @@ class Simulation:
                     checkpoints.keep(round, parameters, last=finished.last)
             seconds = checkpoints.seconds
         summary = summary_contents(writer.rounds, parameters, seconds, self.seed)
-        cohorts = writer.finish(parameters, summary)
+        files: dict[str, Arrays] = {}
+        for probe in probes:
+            if hasattr(probe, "files"):
+                files |= probe.files()
+        cohorts = writer.finish(parameters, summary, files)
         return Run(
             path=writer.path,
             config=config,
@@ -209,6 +223,7 @@ class Simulation:
             cohorts=cohorts,
             devices=devices,
             parameters=parameters,
+            files=files,
         )
 
     @property

@@ -1,8 +1,10 @@
 """Device selection, and how it goes together with any Flower strategy."""
 
+from strategies.private import PrivateAggregation
 from strategies.selection import (
     ActivitySelection,
     LogActivitySelection,
+    PublicScale,
     SelectionPolicy,
     SoftmaxSelection,
     TopActivitySelection,
@@ -14,6 +16,8 @@ from strategies.selective import Selective
 __all__ = [
     "ActivitySelection",
     "LogActivitySelection",
+    "PrivateAggregation",
+    "PublicScale",
     "SelectionPolicy",
     "Selective",
     "SoftmaxSelection",

@@ -97,7 +97,11 @@ class UniformSelection:
 
     def rates(self, activity: np.ndarray) -> np.ndarray:
         """Participation rates, shape (devices,), that sum to `cohort`."""
-        return capped_rates(activity > 0, self.cohort)
+        return capped_rates(self.scores(activity), self.cohort)
+
+    def scores(self, activity: np.ndarray) -> np.ndarray:
+        """1 for a device that holds data, shape (devices,)."""
+        return (activity > 0).astype(np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,9 +140,12 @@ class ActivitySelection:
 
     def rates(self, activity: np.ndarray) -> np.ndarray:
         """Participation rates, shape (devices,), that sum to `cohort` unless the cap forbids it."""
+        return capped_rates(self.scores(activity), self.cohort, self.cap)
+
+    def scores(self, activity: np.ndarray) -> np.ndarray:
+        """a_i = n_i ** power, shape (devices,)."""
         held = activity > 0
-        scores = np.where(held, np.maximum(activity, 1).astype(np.float64) ** self.power, 0.0)
-        return capped_rates(scores, self.cohort, self.cap)
+        return np.where(held, np.maximum(activity, 1).astype(np.float64) ** self.power, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +171,11 @@ class LogActivitySelection:
 
     def rates(self, activity: np.ndarray) -> np.ndarray:
         """Participation rates, shape (devices,)."""
-        return capped_rates(np.log1p(activity), self.cohort, self.cap)
+        return capped_rates(self.scores(activity), self.cohort, self.cap)
+
+    def scores(self, activity: np.ndarray) -> np.ndarray:
+        """a_i = log(1 + n_i), shape (devices,)."""
+        return np.log1p(activity)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,6 +237,64 @@ class TopActivitySelection:
         rates = np.zeros(len(activity))
         rates[np.argsort(-activity, kind="stable")[: int(self.cohort)]] = 1.0
         return np.where(activity > 0, rates, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublicScale:
+    """Rates min(cap, scale x score) that depend on a device's own data and public constants alone.
+
+    Other policies solve for the scale at which rates sum to the cohort, so that each device's rate
+    depends on everybody's data; under add/remove neighbours that would give some of it away.
+
+    Attributes:
+      policy: whose scores are scaled: uniform, log, or a power of activity; its cap is the public
+        bound on every rate, below 1 for a uniform policy only through the scale.
+      scale: c, chosen without looking at the devices, > 0.
+
+    Example:
+      >>> public = PublicScale(policy=ActivitySelection(cohort=2, cap=0.5), scale=0.1)
+      >>> public.rates(np.array([1, 2, 30])).round(2).tolist(), public.public_cap
+      ([0.1, 0.2, 0.5], 0.5)
+    """
+
+    policy: SelectionPolicy
+    scale: float
+
+    def __post_init__(self) -> None:
+        known = (UniformSelection, ActivitySelection, LogActivitySelection)
+        require(
+            isinstance(self.policy, known),
+            f"{type(self.policy).__name__} compares devices, so no public scale fits it; choose "
+            "UniformSelection, LogActivitySelection or ActivitySelection",
+        )
+        require(0 < self.scale < np.inf, f"scale is {self.scale}; choose a finite number above 0")
+
+    @property
+    def cohort(self) -> float:
+        """What the wrapped policy expects; the real size depends on who there is."""
+        return self.policy.cohort
+
+    @property
+    def public_cap(self) -> float:
+        """The largest rate that any device could have."""
+        if isinstance(self.policy, UniformSelection):
+            return min(1.0, self.scale)
+        return self.policy.cap  # type: ignore[attr-defined]
+
+    @property
+    def label(self) -> str:
+        """The wrapped policy's, with the scale."""
+        return f"{self.policy.label}, scale {self.scale:g}"
+
+    @property
+    def natural_weighting(self) -> str:
+        """The wrapped policy's."""
+        return self.policy.natural_weighting
+
+    def rates(self, activity: np.ndarray) -> np.ndarray:
+        """Participation rates, shape (devices,)."""
+        scores = self.policy.scores(activity)  # type: ignore[attr-defined]
+        return np.minimum(self.public_cap, self.scale * scores)
 
 
 def draw_cohort(rates: np.ndarray, draw: Draw, seed: int, round: int) -> np.ndarray:

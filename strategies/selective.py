@@ -11,7 +11,7 @@ divides by the realised sum of weights, so inverse-rate weights n_i / q_i are se
 (Hajek).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -33,8 +33,10 @@ from fedsim.engine.cohort import CohortGrid
 from fedsim.engine.replies import metrics_of
 from fedsim.errors import ConfigError, require
 from fedsim.plan import Draw, Plan
+from fedsim.privacy.release import DeviceLevel
 from fedsim.state import StrategyState
 from strategies.selection import SelectionPolicy, draw_cohort
+from strategies.weighting import bounded_weights, weights_of
 
 Weighting = Literal["auto", "examples", "equal", "inverse-rate"]
 UNWEIGHTED = (FedMedian, FedTrimmedAvg, Krum, MultiKrum, Bulyan, QFedAvg)
@@ -49,8 +51,8 @@ class Selective(Strategy):
       policy: activity -> participation rates.
       weighting: "examples" (n_i), "equal", "inverse-rate" (n_i / q_i), or "auto", which is the
         policy's natural one: examples for uniform, equal for proportional activity, inverse-rate
-        otherwise. Strategies that ignore weights (FedMedian and the like) take "auto" alone, which
-        is then "none".
+        otherwise, and equal under device-level DP always. Strategies that ignore weights (FedMedian
+        and the like) take "auto" alone, which is then "none".
       draw: "poisson" (independent coins) or "fixed" (fixed size, same rates).
 
     Raises:
@@ -74,6 +76,7 @@ class Selective(Strategy):
         known = ("auto", "examples", "equal", "inverse-rate")
         require(weighting in known, f"weighting is {weighting!r}; choose one of {', '.join(known)}")
         require(draw in ("poisson", "fixed"), f"draw is {draw!r}; choose one of poisson, fixed")
+        self.mechanism: DeviceLevel | None = getattr(strategy, "mechanism", None)
         unweighted = isinstance(strategy, UNWEIGHTED)
         require(
             not unweighted or weighting == "auto",
@@ -91,13 +94,40 @@ class Selective(Strategy):
         self.strategy = strategy
         self.policy = policy
         self.draw = draw
-        natural = policy.natural_weighting if weighting == "auto" else weighting
+        natural = policy.natural_weighting if self.mechanism is None else "equal"
+        natural = natural if weighting == "auto" else weighting
         self.weighting = "none" if unweighted else natural
         self._weights: dict[int, float] = {}
-        self._known: tuple[np.ndarray, np.ndarray] | None = None
+        self._known: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+
+    def prepare(self, activities: Sequence[np.ndarray], rounds: Sequence[int]) -> int | None:
+        """Let a private strategy resolve what depends on who takes part, and for how long.
+
+        Args:
+          activities: (devices,) examples each device holds, of every period.
+          rounds: of every period.
+
+        Returns:
+          The last round that its budget allows, or None where it allows all.
+
+        Raises:
+          ConfigError: the privacy that was asked for cannot be had.
+        """
+        if self.mechanism is None:
+            return None
+        periods = [
+            (*self._rates_and_weights(activity), count)
+            for activity, count in zip(activities, rounds, strict=True)
+        ]
+        return self.strategy.prepare(  # type: ignore[attr-defined]
+            periods,
+            independent=self.draw == "poisson",
+            cap=getattr(self.policy, "public_cap", None),
+        )
 
     def plan(self, round: int, period: int, activity: np.ndarray, seed: int) -> Plan:
-        """Plan one round; a pure function of its arguments.
+        """Plan one round; a pure function of its arguments, and of rates scheduled before it where
+        devices retire.
 
         Args:
           round: from 1.
@@ -105,29 +135,43 @@ class Selective(Strategy):
           activity: (devices,) examples each device holds in the period.
           seed: the run's.
         """
-        rates = self._rates(activity)
+        rates, weights = self._rates_and_weights(activity)
+        release = None
+        if self.mechanism is not None:
+            rates = self._without_retired(rates, weights)
+            release = self.strategy.release(rates, weights)  # type: ignore[attr-defined]
         cohort = draw_cohort(rates, self.draw, seed, round)
-        examples = activity[cohort]
-        weights = np.ones(len(cohort))
-        if self.weighting == "examples":
-            weights = examples.astype(np.float64)
-        elif self.weighting == "inverse-rate":
-            weights = examples / rates[cohort]
         return Plan(
             round=round,
             period=period,
+            seed=seed,
             cohort=cohort,
-            examples=examples,
-            weights=weights,
+            examples=activity[cohort],
+            weights=weights[cohort],
             rates=rates,
+            device_weights=weights,
             draw=self.draw,
+            mechanism=release,
         )
 
-    def _rates(self, activity: np.ndarray) -> np.ndarray:
-        """The policy's rates, computed once a period: activity changes no more often."""
+    def _without_retired(self, rates: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Rates, 0 for devices whose budget is spent; no other rate changes for it."""
+        independent = self.draw == "poisson"
+        within = self.strategy.affordable(  # type: ignore[attr-defined]
+            rates, weights, independent=independent
+        )
+        return rates if within is None else np.where(within, rates, 0.0)
+
+    def _rates_and_weights(self, activity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of every device, computed once a period: activity changes no more often."""
         if self._known is None or not np.array_equal(self._known[0], activity):
-            self._known = (activity, self.policy.rates(activity))
-        return self._known[1]
+            rates = self.policy.rates(activity)
+            if self.mechanism is None:
+                weights = weights_of(self.weighting, activity, rates)
+            else:
+                weights = bounded_weights(self.weighting, activity, rates, self.mechanism)
+            self._known = (activity, rates, weights)
+        return self._known[1:]
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

@@ -70,12 +70,10 @@ def test_no_global_random_state(path):
 
 
 @pytest.mark.parametrize("room", [r for r in KERNEL_ROOMS if (ROOT / "fedsim" / r).is_dir()])
-def test_kernel_rooms_import_without_flower_and_datasets(room):
-    folder = ROOT / "fedsim" / room
-    names = [
-        f"fedsim.{room}" if path.stem == "__init__" else f"fedsim.{room}.{path.stem}"
-        for path in sorted(folder.glob("*.py"))
-    ]
+def test_kernel_rooms_and_benchmarks_import_without_flower_and_datasets(room):
+    files = [*(ROOT / "fedsim" / room).rglob("*.py"), ROOT / "experiments" / "bench_dpsgd.py"]
+    modules = sorted(path.relative_to(ROOT).with_suffix("") for path in files)
+    names = [".".join(module.parts).removesuffix(".__init__") for module in modules]
     script = f"""
 import importlib, sys
 

@@ -11,13 +11,13 @@ from seqeval.metrics import f1_score
 from fedsim.plan import FinishedRound, Scores
 from fedsim.population.examples import UNKNOWN, UNSEEN, Examples
 from fedsim.population.labels import Inventory
+from fedsim.privacy.spent import no_privacy
 from fedsim.probes import (
     Accuracy,
     DevAccuracy,
     Due,
     Forgetting,
     activity_deciles,
-    no_privacy,
     span_f1,
 )
 

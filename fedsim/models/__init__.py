@@ -1,7 +1,8 @@
 """Torch modules for joint intent classification and slot filling."""
 
 from fedsim.models.bilstm import BiLSTMTagger
+from fedsim.models.drop_in import LSTM
 from fedsim.models.joint import JointTagger, Predictions
 from fedsim.models.transformer import TransformerTagger
 
-__all__ = ["BiLSTMTagger", "JointTagger", "Predictions", "TransformerTagger"]
+__all__ = ["LSTM", "BiLSTMTagger", "JointTagger", "Predictions", "TransformerTagger"]

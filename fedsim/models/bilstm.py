@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from fedsim.models.joint import JointTagger, Parameters
-from fedsim.models.lstm import bidirectional_lstm
+from fedsim.models.lstm import lstm_layer
 from fedsim.models.packing import Packing
 
 
@@ -49,6 +49,6 @@ class BiLSTMTagger(JointTagger):
 
     def encode(self, parameters: Parameters, words: Tensor, packing: Packing) -> Tensor:
         """States of both directions, shape (..., n, 2 hidden)."""
-        return bidirectional_lstm(
+        return lstm_layer(
             words, parameters["lstm_ih"], parameters["lstm_hh"], parameters["lstm_bias"], packing
         )

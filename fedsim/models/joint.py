@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedsim.models.packing import Packing
+from fedsim.models.tape import Blocks, Packed, Rows, Use, note
 from fedsim.rng import torch_generator
 
 if TYPE_CHECKING:
@@ -135,35 +136,44 @@ class JointTagger(nn.Module):
         """Layout, intent logits (..., B, intents) and slot logits (..., n, slot labels)."""
         token_ids = batch["token_ids"]
         packing = Packing.of(batch["lengths"], token_ids.shape[-2])
-        words = _embed(parameters["embedding"], packing.packed(token_ids))
+        places = Packed(packing)
+        words = _embed(parameters["embedding"], packing.packed(token_ids), places)
         features = FEATURE_GAIN * self.encode(parameters, words, packing)
         pooled = packing.maxima(features)
-        intents = linear(pooled, parameters["intent_weight"], parameters["intent_bias"])
-        slots = linear(features, parameters["slot_weight"], parameters["slot_bias"])
+        whole = Blocks(packing.examples)
+        intents = linear(pooled, parameters["intent_weight"], parameters["intent_bias"], whole)
+        slots = linear(features, parameters["slot_weight"], parameters["slot_bias"], places)
         return packing, intents, slots
 
 
-def linear(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def linear(inputs: Tensor, weight: Tensor, bias: Tensor, rows: Rows) -> Tensor:
     """A linear layer whose weight may carry a leading device axis.
 
     Args:
       inputs: (..., rows, inputs).
       weight: (outputs, inputs) or (devices, outputs, inputs).
       bias: (outputs,) or (devices, outputs).
+      rows: which example each row belongs to.
     """
     if weight.dim() == 2:
-        return F.linear(inputs, weight, bias)
-    return torch.baddbmm(bias.unsqueeze(1), inputs, weight.transpose(1, 2))
+        output = F.linear(inputs, weight, bias)
+    else:
+        output = torch.baddbmm(bias.unsqueeze(1), inputs, weight.transpose(1, 2))
+    note(Use("linear", (weight, bias), inputs, output, rows))
+    return output
 
 
-def _embed(table: Tensor, token_ids: Tensor) -> Tensor:
+def _embed(table: Tensor, token_ids: Tensor, places: Rows) -> Tensor:
     """Word vectors (..., n, width): the scaled sum of the rows (..., n, pieces) of each word."""
     gain = EMBEDDING_GAIN * token_ids.shape[-1] ** -0.5
     if table.dim() == 2:
-        return gain * F.embedding(token_ids, table).sum(-2)
-    devices, rows, width = table.shape
-    shifted = token_ids + rows * torch.arange(devices, device=table.device).view(-1, 1, 1)
-    return gain * F.embedding(shifted, table.reshape(-1, width)).sum(-2)
+        words = gain * F.embedding(token_ids, table).sum(-2)
+    else:
+        devices, rows, width = table.shape
+        shifted = token_ids + rows * torch.arange(devices, device=table.device).view(-1, 1, 1)
+        words = gain * F.embedding(shifted, table.reshape(-1, width)).sum(-2)
+    note(Use("embedding", (table,), token_ids, words, places, gain))
+    return words
 
 
 def _joint_losses(batch: Batch, packing: Packing, intents: Tensor, slots: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ Both directions run side by side: the backward direction is the forward one on r
 so padding always comes last and never reaches a word. One device on a CPU goes through
 PyTorch's own kernel; stacked devices (a leading axis on every weight) go through `_Recurrence`,
 one batched product a time step over all devices and directions, packed so that no step works on
-sentences that have ended.
+sentences that have ended. So does whatever is put on a tape, which wants gradients of the gates.
 
 Gates are in PyTorch's order (input, forget, cell, output). There is one bias, the sum of
 `nn.LSTM`'s two: their gradients are equal, so training both would only double its step.
@@ -15,35 +15,54 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fedsim.models.packing import Packing
+from fedsim.models.tape import Packed, Use, note, taping
 
 
-def bidirectional_lstm(
+def lstm_layer(
     words: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor, packing: Packing
 ) -> Tensor:
-    """Hidden states of one bidirectional layer.
+    """Hidden states of one layer of one direction or two.
 
     Args:
       words: (..., n, inputs) packed words.
-      weight_ih: (..., 2, 4 hidden, inputs), forward then backward.
-      weight_hh: (..., 2, 4 hidden, hidden).
-      bias: (..., 2, 4 hidden).
+      weight_ih: (..., directions, 4 hidden, inputs), forward then backward.
+      weight_hh: (..., directions, 4 hidden, hidden).
+      bias: (..., directions, 4 hidden).
       packing: where the words lie.
 
     Returns:
-      (..., n, 2 hidden) packed states.
+      (..., n, directions x hidden) packed states.
     """
-    if words.dim() == 2:
-        forward, backward = zip(weight_ih.unbind(), weight_hh.unbind(), bias.unbind(), strict=True)
-        ahead = _stock(words, packing, *forward)
-        back = packing.reversed(_stock(packing.reversed(words), packing, *backward))
-        return torch.cat([ahead, back], dim=-1)
-    stacked = torch.stack([words, packing.reversed(words)], dim=-3).flatten(0, -3)
-    projected = torch.baddbmm(
-        bias.flatten(0, -2).unsqueeze(1), stacked, weight_ih.flatten(0, -3).transpose(1, 2)
+    ways = [words, packing.reversed(words)][: weight_ih.shape[-3]]
+    if words.dim() == 2 and not taping():
+        weights = zip(weight_ih.unbind(), weight_hh.unbind(), bias.unbind(), strict=True)
+        states = [_stock(way, packing, *own) for way, own in zip(ways, weights, strict=True)]
+    else:
+        states = _looped(torch.stack(ways, dim=-3), weight_ih, weight_hh, bias, packing)
+    return torch.cat([states[0], *map(packing.reversed, states[1:])], dim=-1)
+
+
+def _looped(
+    words: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor, packing: Packing
+) -> list[Tensor]:
+    """States of each direction, side by side: (..., directions, n, inputs) -> (..., n, hidden)."""
+    leading, hidden = words.shape[:-2], weight_hh.shape[-1]
+    stand_in = None
+    if taping():
+        # Pre-activations are overwritten by the gates: this takes their gradient, and no memory.
+        stand_in = words.new_zeros(()).expand(*words.shape[:-1], 4 * hidden).requires_grad_()
+    states, inputs = _Recurrence.apply(
+        words.flatten(0, -3),
+        weight_ih.flatten(0, -3),
+        weight_hh.flatten(0, -3),
+        bias.flatten(0, -2),
+        None if stand_in is None else stand_in.flatten(0, -3),
+        packing.steps,
     )
-    states = _Recurrence.apply(projected, weight_hh.flatten(0, -3), packing.steps)
-    ahead, back = states.unflatten(0, (*words.shape[:-2], 2)).unbind(-3)
-    return torch.cat([ahead, packing.reversed(back)], dim=-1)
+    if stand_in is not None:
+        weights = (weight_ih, weight_hh, bias)
+        note(Use("lstm", weights, inputs.unflatten(0, leading), stand_in, Packed(packing)))
+    return list(states.unflatten(0, leading).unbind(-3))
 
 
 def _stock(
@@ -60,89 +79,118 @@ def _stock(
 
 
 class _Recurrence(torch.autograd.Function):
-    """Hidden states from gate pre-activations, packed; the time loop and its mirror image."""
+    """One layer, packed: the time loop and its mirror image.
+
+    Args:
+      words: (directions, n, inputs).
+      weight_ih: (directions, 4 hidden, inputs).
+      weight_hh: (directions, 4 hidden, hidden).
+      bias: (directions, 4 hidden).
+      stand_in: None, or a tensor (directions, n, 4 hidden) whose gradient is that of the gates'
+        pre-activations.
+      steps: sentences at each time step.
+
+    Returns:
+      States (directions, n, hidden), and what the gates are linear in: each word's input beside the
+      state before it, (directions, n, inputs + hidden), without a gradient.
+    """
 
     @staticmethod
-    def forward(ctx, projected: Tensor, weight: Tensor, steps: list[int]) -> Tensor:
-        directions, words, width = projected.shape
-        hidden = width // 4
-        transposed = weight.transpose(1, 2)
-        gates = torch.empty_like(projected)
-        memory = projected.new_empty(3, directions, words, hidden)  # cells, their tanh, states
+    def forward(ctx, words, weight_ih, weight_hh, bias, stand_in, steps):
+        directions, n, width = words.shape
+        hidden = weight_hh.shape[-1]
+        weight = torch.cat([weight_ih, weight_hh], dim=-1)
+        # tanh(x) = 2 sigmoid(2 x) - 1: all four gates in one call, and tanh costs four sigmoids.
+        doubled, start = weight.clone(), bias.clone()
+        for part in (doubled, start):
+            part.narrow(1, 2 * hidden, hidden).mul_(2)
+        doubled, start = doubled.transpose(1, 2), start.unsqueeze(1)
+        minus_one = words.new_full((), -1.0)
+        inputs = words.new_zeros(directions, n, width + hidden)
+        inputs[..., :width] = words
+        gates = words.new_empty(directions, n, 4 * hidden)
+        memory = words.new_empty(3, directions, n, hidden)  # cells, their tanh, states
         h = c = None
-        for gate, a, kept in zip(
-            projected.split(steps, 1), gates.split(steps, 1), memory.split(steps, 2), strict=True
+        for x, a, kept in zip(
+            inputs.split(steps, 1), gates.split(steps, 1), memory.split(steps, 2), strict=True
         ):
             cell, squashed, state = kept.unbind(0)
-            count = gate.shape[1]
+            count = a.shape[1]
             if h is not None:
-                gate = torch.baddbmm(gate, h[:, :count], transposed)
-            torch.sigmoid(gate, out=a)
+                x[..., width:] = h[:, :count]
+            torch.baddbmm(start, x, doubled, out=a)
+            a.sigmoid_()
             i, f, g, o = a.split(hidden, 2)
-            torch.tanh(gate.narrow(2, 2 * hidden, hidden), out=g)
+            torch.add(minus_one, g, alpha=2, out=g)
             torch.mul(i, g, out=cell)
             if c is not None:
                 cell.addcmul_(f, c[:, :count])
-            torch.tanh(cell, out=squashed)
+            torch.add(cell, cell, out=squashed).sigmoid_()
+            torch.add(minus_one, squashed, alpha=2, out=squashed)
             torch.mul(o, squashed, out=state)
             h, c = state, cell
-        ctx.save_for_backward(gates, memory, weight)
+        ctx.save_for_backward(inputs, gates, memory, weight)
         ctx.steps = steps
-        return memory[2]
+        ctx.mark_non_differentiable(inputs)
+        return memory[2], inputs
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
-        gates, memory, weight = ctx.saved_tensors
+    def backward(ctx, grad, _):
+        inputs, gates, memory, weight = ctx.saved_tensors
         steps, hidden = ctx.steps, memory.shape[-1]
-        delta = torch.empty_like(gates)
+        width = inputs.shape[-1] - hidden
+        # A tape's graph is walked once, so the gates' memory may take their gradients.
+        delta = gates if ctx.needs_input_grad[4] else torch.empty_like(gates)
+        slope = torch.empty_like(inputs)
+        scratch = gates.new_empty(len(gates), max(steps, default=0), 4 * hidden)
         parts = list(
             zip(
                 grad.split(steps, 1),
                 gates.split(steps, 1),
                 memory.split(steps, 2),
                 delta.split(steps, 1),
+                slope.split(steps, 1),
                 strict=True,
             )
         )
         dh = dc = None
         for index in range(len(steps) - 1, -1, -1):
-            gh, a, kept, d = parts[index]
+            gh, a, kept, d, s = parts[index]
             count = gh.shape[1]
             _, squashed, _ = kept.unbind(0)
             i, f, g, o = a.split(hidden, 2)
-            di, df, dg, do = d.split(hidden, 2)
+            di, df, dg, do = scratch[:, :count].split(hidden, 2)
             if dh is not None:
                 later = dh.shape[1]
                 gh = torch.add(gh, dh) if later == count else _add_first(gh, dh)
             torch.mul(gh, squashed, out=do)
             gc = torch.ops.aten.tanh_backward(gh * o, squashed)
             if dc is not None:
-                gc[:, : dc.shape[1]] += dc
+                gc[:, : dc.shape[1]].add_(dc)
             torch.mul(gc, g, out=di)
             torch.mul(gc, i, out=dg)
             if index:
                 torch.mul(gc, parts[index - 1][2][0][:, :count], out=df)
-                dc = gc * f
+                dc = gc.mul_(f)
             else:
                 df.zero_()
-            tanh_slope = torch.ops.aten.tanh_backward(dg, g)
-            torch.ops.aten.sigmoid_backward.grad_input(d, a, grad_input=d)
-            dg.copy_(tanh_slope)
-            if index:
-                dh = torch.bmm(d, weight)
-        return delta, _weight_gradient(delta, memory[2], steps), None
+            into = d.split(hidden, 2)
+            torch.ops.aten.tanh_backward.grad_input(dg, g, grad_input=into[2])
+            for slope_of, gate, out in ((di, i, into[0]), (df, f, into[1]), (do, o, into[3])):
+                torch.ops.aten.sigmoid_backward.grad_input(slope_of, gate, grad_input=out)
+            torch.bmm(d, weight, out=s)
+            dh = s[..., width:]
+        gradients = [slope[..., :width], None, None, None, None, None]
+        if ctx.needs_input_grad[4]:
+            gradients[4] = delta
+        if ctx.needs_input_grad[1]:
+            both = torch.bmm(delta.transpose(1, 2), inputs)
+            gradients[1:4] = both[..., :width], both[..., width:], delta.sum(1)
+        return tuple(gradients)
 
 
 def _add_first(grad: Tensor, later: Tensor) -> Tensor:
     grad = grad.clone()
-    grad[:, : later.shape[1]] += later
+    grad[:, : later.shape[1]].add_(later)
     return grad
-
-
-def _weight_gradient(delta: Tensor, states: Tensor, steps: list[int]) -> Tensor:
-    """Gradient of the recurrent weight: each word's delta with the state before it."""
-    each = states.split(steps, 1)[:-1]
-    before = [state[:, :count] for state, count in zip(each, steps[1:], strict=True)]
-    previous = torch.cat([states[:, :0], *before], dim=1)
-    return torch.bmm(delta[:, steps[0] :].transpose(1, 2), previous)

@@ -95,9 +95,7 @@ class Packing:
 
     def reversed(self, packed: Tensor) -> Tensor:
         """Every sentence in the opposite order, shape (..., n, features)."""
-        if self._whole:
-            return packed.index_select(-2, self.mirror)
-        return packed.gather(-2, self.mirror.unsqueeze(-1).expand(packed.shape))
+        return _Mirrored.apply(packed, self.mirror)
 
     def sums(self, packed: Tensor) -> Tensor:
         """Sums over the words of each sentence: (..., n, features) -> (..., examples, features)."""
@@ -127,3 +125,22 @@ class Packing:
         size = (*packed.shape[:-2], self.examples * self.tokens, packed.shape[-1])
         flat = packed.new_full(size, otherwise).index_copy(-2, self.place, packed)
         return flat.unflatten(-2, (self.examples, self.tokens))
+
+
+class _Mirrored(torch.autograd.Function):
+    """Places swapped in pairs: its own derivative, which autograd would build by adding up."""
+
+    @staticmethod
+    def forward(ctx, packed: Tensor, mirror: Tensor) -> Tensor:
+        ctx.save_for_backward(mirror)
+        return _swapped(packed, mirror)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        return _swapped(grad, *ctx.saved_tensors), None
+
+
+def _swapped(packed: Tensor, mirror: Tensor) -> Tensor:
+    if mirror.dim() == 1:
+        return packed.index_select(-2, mirror)
+    return packed.gather(-2, mirror.unsqueeze(-1).expand(packed.shape))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fedsim.models.joint import JointTagger, Parameters, linear
 from fedsim.models.packing import Packing
+from fedsim.models.tape import Blocks, Use, note
 
 
 class TransformerTagger(JointTagger):
@@ -95,16 +96,20 @@ class TransformerTagger(JointTagger):
 
 def _linear(states: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """`linear` on (..., examples, tokens, inputs)."""
-    return linear(states.flatten(-3, -2), weight, bias).unflatten(-2, states.shape[-3:-1])
+    rows = Blocks(*states.shape[-3:-1])
+    return linear(states.flatten(-3, -2), weight, bias, rows).unflatten(-2, states.shape[-3:-1])
 
 
 def _norm(parameters: Parameters, name: str, states: Tensor) -> Tensor:
     """Layer normalisation whose scale and bias may carry a leading device axis."""
     scale, bias = parameters[f"{name}_scale"], parameters[f"{name}_bias"]
-    normed = F.layer_norm(states, states.shape[-1:])
+    normed = F.layer_norm(states, states.shape[-1:]).flatten(-3, -2)
     if scale.dim() == 2:
-        scale, bias = scale[:, None, None], bias[:, None, None]
-    return normed * scale + bias
+        output = normed * scale.unsqueeze(1) + bias.unsqueeze(1)
+    else:
+        output = normed * scale + bias
+    note(Use("affine", (scale, bias), normed, output, Blocks(*states.shape[-3:-1])))
+    return output.unflatten(-2, states.shape[-3:-1])
 
 
 def _sinusoids(tokens: int, width: int, like: Tensor) -> Tensor:

@@ -68,6 +68,7 @@ def start_contents(
     parameters: Mapping[str, Tensor],
     untrained: Scores,
     assumptions: Sequence[str] = (),
+    privacy: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """start.json: fingerprints, sizes, assumptions, and the untrained model's figures.
 
@@ -76,6 +77,7 @@ def start_contents(
       parameters: of the untrained model.
       untrained: its scores on the test set.
       assumptions: sentences beside the population's own.
+      privacy: the mechanism with its noise and delta, or None without one.
     """
     none = np.zeros(0, np.int64)
     before = FinishedRound(
@@ -104,6 +106,7 @@ def start_contents(
         "parameters": sum(p.numel() for p in parameters.values()),
         "model_sha256": model_sha256(parameters),
         "assumptions": [*people.assumptions, *assumptions],
+        "privacy": privacy,
         "untrained": accuracy(before),
     }
 

@@ -4,7 +4,7 @@ Every table and figure is made from this, never from the running simulation.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +37,7 @@ class Run:
         `rates` (changes, devices) and `rates_round` (changes,), the first round of each.
       devices: `activity` (periods, devices), `decile` (devices,) and `names` (hashed).
       parameters: the final model's, or None where it is still on disk.
+      files: what probes left behind, by file stem, or None where it is still on disk.
     """
 
     path: Path | None
@@ -47,6 +48,7 @@ class Run:
     cohorts: Arrays
     devices: Arrays
     parameters: Parameters | None = field(default=None, repr=False)
+    files: Mapping[str, Arrays] | None = field(default=None, repr=False)
 
     @cached_property
     def model(self) -> Parameters:
@@ -57,6 +59,14 @@ class Run:
 
         assert self.path is not None
         return load_file(self.path / "model.safetensors")
+
+    def arrays(self, stem: str) -> Arrays:
+        """What a probe left behind, such as "ledger"; empty where none did."""
+        if self.files is not None:
+            return self.files.get(stem, {})
+        assert self.path is not None
+        path = self.path / f"{stem}.npz"
+        return _arrays(path) if path.is_file() else {}
 
     def table(self) -> "Table":
         """The measured rounds as a table."""

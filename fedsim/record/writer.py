@@ -164,8 +164,19 @@ class Writer:
             self._rates_round.append(finished.round)
         return line
 
-    def finish(self, parameters: Mapping[str, Tensor], summary: Mapping[str, Any]) -> Arrays:
-        """Write the rest, summary.json last, and return the cohorts."""
+    def finish(
+        self,
+        parameters: Mapping[str, Tensor],
+        summary: Mapping[str, Any],
+        files: Mapping[str, Arrays],
+    ) -> Arrays:
+        """Write the rest, summary.json last, and return the cohorts.
+
+        Args:
+          parameters: of the final model.
+          summary: summary.json.
+          files: what probes leave behind, by file stem.
+        """
         cohorts: Arrays = {}
         for name, rows in self._cohorts.items():
             cohorts[name] = np.concatenate(rows)
@@ -173,6 +184,8 @@ class Writer:
         cohorts["rates"] = np.array(self._rates)
         cohorts["rates_round"] = np.array(self._rates_round, np.int64)
         self._arrays("cohorts.npz", cohorts)
+        for stem, arrays in files.items():
+            self._arrays(f"{stem}.npz", arrays)
         if self.folder is not None:
             model = {name: p.detach().cpu().contiguous() for name, p in parameters.items()}
             self.folder.replace("model.safetensors", lambda path: path.write_bytes(save(model)))

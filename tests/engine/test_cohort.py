@@ -31,10 +31,12 @@ def grid_of(*cohort: int) -> CohortGrid:
     plan = Plan(
         round=7,
         period=0,
+        seed=0,
         cohort=np.array(cohort, np.int64),
         examples=np.ones(len(cohort), np.int64),
         weights=np.ones(len(cohort)),
         rates=np.full(20, 0.1),
+        device_weights=np.ones(20),
         draw="poisson",
     )
     return CohortGrid(Recording(), plan)

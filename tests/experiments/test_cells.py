@@ -101,8 +101,8 @@ def test_an_option_that_a_record_does_not_know_had_the_effect_of_its_default(tmp
 def test_an_option_that_only_the_record_knows_is_refused(tmp_path, executed):
     finish(some(1), tmp_path, processes=1)
     recipe = json.loads((tmp_path / "run-seed0" / "config.json").read_text())["recipe"]
-    change(tmp_path / "run-seed0", "config.json", recipe=recipe | {"dp": "device"})
-    with pytest.raises(ConfigError, match="with dp=device, but this experiment wants dp=None"):
+    change(tmp_path / "run-seed0", "config.json", recipe=recipe | {"compression": "top-k"})
+    with pytest.raises(ConfigError, match="with compression=top-k, but this experiment wants compression=None"):
         finish(some(1), tmp_path, processes=1)
 
 

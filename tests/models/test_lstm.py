@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from fedsim.models.lstm import bidirectional_lstm
+from fedsim.models.lstm import lstm_layer
 from fedsim.models.packing import Packing
 
 INPUTS, HIDDEN = 5, 3
@@ -44,10 +44,10 @@ def oracle(padded, lengths, w_ih, w_hh, bias, seed_grad):
 
 
 def ours(padded, lengths, w_ih, w_hh, bias, seed_grad):
-    """The same from `bidirectional_lstm`; any leading device axis."""
+    """The same from `lstm_layer`; any leading device axis."""
     leaves = [x.clone().requires_grad_() for x in (padded, w_ih, w_hh, bias)]
     packing = Packing.of(lengths, padded.shape[-2])
-    out = bidirectional_lstm(packing.packed(leaves[0]), *leaves[1:], packing)
+    out = lstm_layer(packing.packed(leaves[0]), *leaves[1:], packing)
     inside = torch.arange(padded.shape[-2]) < lengths.unsqueeze(-1)
     states = packing.padded(out) * inside.unsqueeze(-1)
     (states * seed_grad).sum().backward()
@@ -100,4 +100,4 @@ def test_the_stacked_recurrence_passes_a_numerical_gradient_check():
     w = [torch.stack(x) for x in zip(*(weights(torch.float64, d) for d in range(2)), strict=True)]
     leaves = [x.requires_grad_() for x in (packing.packed(inputs), *w)]
     real = packing.real.unsqueeze(-1)
-    assert torch.autograd.gradcheck(lambda *x: bidirectional_lstm(*x, packing) * real, leaves)
+    assert torch.autograd.gradcheck(lambda *x: lstm_layer(*x, packing) * real, leaves)

@@ -16,10 +16,11 @@ from fedsim import ConfigError, Continual, Faults, Population, Simulation, Stati
 from fedsim.environment import environment
 from fedsim.folder import Folder, begin
 from fedsim.models import BiLSTMTagger
+from fedsim.privacy.release import AdaptiveClipping, DeviceLevel
 from fedsim.record import Writer
 from fedsim.record.checkpoint import newest
 from fedsim.round import Round
-from strategies import ActivitySelection, Selective, UniformSelection
+from strategies import ActivitySelection, PrivateAggregation, Selective, UniformSelection
 
 PEOPLE = Population.load("home", devices=12)
 MODEL = BiLSTMTagger.sized_for(PEOPLE, embedding=4, hidden=4)
@@ -29,6 +30,9 @@ STRATEGIES = {
     "fedadam": FedAdam(eta=0.01, beta_1=0.9, beta_2=0.99),
     "fedprox": FedProx(proximal_mu=0.1),
     "fedmedian": FedMedian(),
+    "private": PrivateAggregation(
+        FedAvgM(server_momentum=0.9), DeviceLevel(noise_multiplier=1.0, adaptive=AdaptiveClipping())
+    ),
 }
 
 

@@ -219,14 +219,16 @@ def test_rates_stand_there_once_per_change(tmp_path):
         plan = Plan(
             round=round,
             period=0,
+            seed=0,
             cohort=nobody,
             examples=nobody,
             weights=np.zeros(0),
             rates=np.full(3, rate),
+            device_weights=np.ones(3),
             draw="poisson",
         )
         writer.round(finished_round(round=round, plan=plan), 0.1, {})
-    cohorts = writer.finish({}, {})
+    cohorts = writer.finish({}, {}, {})
     assert cohorts["rates_round"].tolist() == [1, 3, 4]
     assert cohorts["rates"][:, 0].tolist() == [0.1, 0.2, 0.1]
 

@@ -1,0 +1,149 @@
+"""What does a participation cost under DP-SGD on the devices, and how much noise does it need?
+
+A participation of a device with n examples is a run of local steps. Each takes every example by its
+own coin of rate q_e = min(1, b / n), so that a device with fewer than b examples takes all of them
+every time, and there are local_epochs x ceil(n / b) steps, or as many as configured. Neighbouring
+data differ in one record of one device (zero-out, n public), so the guarantee is the largest of the
+devices' own (parallel composition: McSherry, SIGMOD 2009).
+
+The coin that chose the device gives no amplification: all steps of a round share it, and the server
+sees who came. A drawn participation is charged in full, failures included, and never refunded.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fedsim.errors import require
+from fedsim.privacy.calibration import noise_multiplier_for
+from fedsim.privacy.events import Event, Gaussian
+from fedsim.privacy.groups import Groups
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalSteps:
+    """How a device goes through its examples in a round.
+
+    Attributes:
+      batch_size: expected examples a step, >= 1.
+      local_epochs: passes, >= 1.
+      local_steps: steps instead of passes, or None.
+
+    Example:
+      >>> local = LocalSteps(batch_size=16)
+      >>> [(n, local.rate(n), local.steps(n)) for n in (0, 11, 124)]
+      [(0, 0.0, 1), (11, 1.0, 1), (124, 0.12903225806451613, 8)]
+    """
+
+    batch_size: int = 16
+    local_epochs: int = 1
+    local_steps: int | None = None
+
+    def rate(self, examples: int) -> float:
+        """Probability that an example is in a step; 0 where there is none to protect."""
+        return min(1.0, self.batch_size / examples) if examples else 0.0
+
+    def steps(self, examples: int) -> int:
+        """Steps of one participation; one of noise alone where the device holds nothing."""
+        if self.local_steps is not None:
+            return self.local_steps
+        return self.local_epochs * max(1, math.ceil(examples / self.batch_size))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExampleLevel:
+    """DP-SGD on every device: each example is protected.
+
+    Attributes:
+      clip_norm: bound C on an example's gradient, > 0; infinite only with automatic clipping.
+      delta: in (0, 1), and below 1 over the number of examples.
+      noise_multiplier: standard deviation of the noise in units of C, >= 0; or None with `epsilon`.
+      epsilon: target instead of a noise multiplier, for `max_participations`.
+      max_participations: after so many a device refuses, >= 1; or None for no bound.
+      sensitivity: of a step's sum in units of C (see `fedsim.privacy.events`).
+
+    Example:
+      >>> private = ExampleLevel(clip_norm=1.0, epsilon=8.0, delta=1e-5, max_participations=10)
+      >>> known = private.calibrated(np.array([2, 124]), LocalSteps(batch_size=16))
+      >>> round(known.noise_multiplier, 2)
+      1.9
+    """
+
+    clip_norm: float
+    delta: float
+    noise_multiplier: float | None = None
+    epsilon: float | None = None
+    max_participations: int | None = None
+    sensitivity: float = 1.0
+
+    def __post_init__(self) -> None:
+        sigma, most = self.noise_multiplier, self.max_participations
+        require(self.clip_norm > 0, f"clip_norm is {self.clip_norm}; choose more than 0")
+        require(0 < self.delta < 1, f"delta is {self.delta}; choose a probability between 0 and 1")
+        require(
+            0 < self.sensitivity < math.inf,
+            f"sensitivity is {self.sensitivity}; choose a finite number above 0",
+        )
+        require(
+            (sigma is None) != (self.epsilon is None),
+            f"noise_multiplier is {sigma} and epsilon is {self.epsilon}; give exactly one of them",
+        )
+        require(
+            sigma is None or 0 <= sigma < math.inf,
+            f"noise_multiplier is {sigma}; choose 0 or more, and finite",
+        )
+        require(
+            self.epsilon is None or self.epsilon > 0,
+            f"epsilon is {self.epsilon}; choose more than 0",
+        )
+        require(most is None or most >= 1, f"max_participations is {most}; choose 1 or more")
+        require(
+            self.epsilon is None or most is not None,
+            f"epsilon is {self.epsilon} without max_participations; say how often a device may "
+            "take part, since every participation costs",
+        )
+
+    def participation(self, examples: int, local: LocalSteps) -> list[Event]:
+        """The events of one participation of a device.
+
+        Args:
+          examples: n_i, what the device holds in the round.
+          local: how it goes through them.
+        """
+        require(
+            self.noise_multiplier is not None,
+            f"epsilon is {self.epsilon}, but no noise is known yet; call calibrated() first",
+        )
+        step = Gaussian(noise_multiplier=self.noise_multiplier or 0.0, sensitivity=self.sensitivity)
+        return [step.sampled(local.rate(examples)).times(local.steps(examples))]
+
+    def calibrated(self, examples: np.ndarray, local: LocalSteps) -> "ExampleLevel":
+        """The same with the least noise that keeps every device within `epsilon`.
+
+        Args:
+          examples: n_i of every device and period in which it may take part, any shape.
+          local: how devices go through them.
+
+        Raises:
+          ConfigError: no noise reaches the target.
+        """
+        if self.epsilon is None:
+            return self
+        kinds = np.unique(examples[examples > 0]).tolist()
+        require(bool(kinds), "no device holds an example, so there is nothing to calibrate for")
+        most = self.max_participations or 1
+        unit = Groups(
+            rates=np.array([[local.rate(n)] for n in kinds]),
+            noises=np.full((len(kinds), 1), 1 / self.sensitivity),
+            times=np.array([[most * local.steps(n)] for n in kinds]),
+            members=np.ones(len(kinds), np.int64),
+        )
+
+        def worst(noise_multiplier: float) -> float:
+            scaled = unit.with_noise(noise_multiplier)
+            bounds = scaled.bounds(self.delta)
+            return scaled.worst(bounds, self.delta, np.arange(len(kinds))).epsilon
+
+        sigma = noise_multiplier_for(self.epsilon, worst)
+        return replace(self, noise_multiplier=sigma, epsilon=None)

@@ -1,0 +1,129 @@
+"""What had privacy cost by the end of a round, for whom?
+
+The claims of a run as a probe: it reads ledgers, which charge themselves, and remembers nothing.
+Devices of most, median and least activity stand for heavy, middling and light users.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fedsim.describe import describe
+from fedsim.plan import FinishedRound
+from fedsim.population import Population
+from fedsim.privacy.device_ledger import DeviceLedger
+from fedsim.privacy.release import DeviceLevel, Release
+from fedsim.probes import Probe
+
+OUTSIDE = (
+    "outside the claim: who takes part, activity, seeds, and every figure of the record except the "
+    "released models: losses, failures, cohort sizes, test and attack figures, and what is chosen "
+    "by them"
+)
+"""What no epsilon of a run covers."""
+
+QUANTILES = (10, 25, 50, 75, 90, 100)
+"""Percentiles, over devices, of the bound on a device's epsilon."""
+
+
+def privacy_probe(strategy: Any, people: Population) -> Probe:
+    """The probe that reports what a strategy's privacy has cost.
+
+    Args:
+      strategy: prepared.
+      people: cut into the periods of the run.
+    """
+    private: Any = getattr(strategy, "strategy", None)
+    if not hasattr(private, "ledger"):
+        return no_privacy
+    totals = people.counts.sum(axis=1)
+    holders = np.flatnonzero(totals)
+    ranked = holders[np.argsort(-totals[holders], kind="stable")]
+    return DevicePrivacy(
+        ledger=private.ledger,
+        mechanism=private.mechanism,
+        examples={
+            name: int(ranked[round(place * (len(ranked) - 1))])
+            for name, place in (("heavy", 0.0), ("middling", 0.5), ("light", 1.0))
+            if len(ranked)
+        },
+    )
+
+
+def no_privacy(finished: FinishedRound) -> dict[str, Any]:
+    """Without a mechanism every claim is infinite, for every observer."""
+    infinite = float("inf")
+    return {
+        "privacy_unit": "none",
+        "epsilon_max": infinite,
+        "epsilon_median": infinite,
+        "epsilon_participation_max": infinite,
+        "epsilon_server_max": infinite,
+        "example_epsilon_max": infinite,
+        "example_epsilon_median": infinite,
+    }
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DevicePrivacy:
+    """Device-level privacy spent, read off the ledger of the run's strategy.
+
+    Attributes:
+      ledger: every device's account.
+      mechanism: with its noise and delta.
+      examples: name -> device whose curve is drawn.
+    """
+
+    ledger: DeviceLedger
+    mechanism: DeviceLevel
+    examples: dict[str, int]
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """The mechanism as it runs, for start.json."""
+        return describe(self.mechanism)
+
+    @property
+    def assumptions(self) -> list[str]:
+        """Under what the figures hold, and what they do not cover."""
+        return [
+            f"device-level epsilons are at delta {self.ledger.delta:g}, {self.ledger.assumption}",
+            "epsilon_max is a claim before an observer of the released models; one who also sees "
+            "who took part: epsilon_participation_max; the server sees raw updates: infinite",
+            "the claim is about the models of one run with secret randomness",
+            OUTSIDE,
+        ]
+
+    def __call__(self, finished: FinishedRound) -> dict[str, Any]:
+        """Claims, the curves of single devices, and the distribution of bounds over all devices."""
+        assert finished.plan is not None
+        release: Release = finished.plan.mechanism
+        ledger = self.ledger
+        figures: dict[str, Any] = {
+            "privacy_unit": "device",
+            "delta": ledger.delta,
+            **ledger.figures(),
+            "privacy/clip_norm": release.clip_norm,
+            "privacy/noise_multiplier": release.noise_multiplier,
+            "privacy/effective_noise": release.effective_noise,
+        }
+        chosen = ledger.epsilons(np.array(list(self.examples.values())))
+        figures |= {
+            f"privacy/epsilon_{name}": float(e)
+            for name, e in zip(self.examples, chosen, strict=True)
+        }
+        bounds = np.percentile(ledger.bounds(), QUANTILES, method="higher")
+        return figures | {
+            f"privacy/bound_p{q}": float(b) for q, b in zip(QUANTILES, bounds, strict=True)
+        }
+
+    def files(self) -> dict[str, dict[str, np.ndarray]]:
+        """ledger.npz: a bound on the epsilon of every device, and the devices of the curves."""
+        return {
+            "ledger": {
+                "epsilon_bound": self.ledger.bounds(),
+                "curves": np.array(list(self.examples.values())),
+                "delta": np.array(self.ledger.delta),
+            }
+        }

@@ -1,0 +1,42 @@
+"""How long is an embedding table's gradient for each example, and what is the scaled sum?
+
+A word is the sum of the rows of its pieces, so an example's gradient at row r is the sum of g_t
+over the words t with r among their pieces. Its squared norm is sum_{t,s} m_ts <g_t, g_s>, where
+m_ts counts the pairs of equal pieces of two words: no (tokens, tokens, width) array is built. The
+sum over the batch touches the rows of the batch's own words alone.
+"""
+
+import torch
+from torch import Tensor
+
+from fedsim.models.tape import Use
+from fedsim.training.kernel.linear import gram
+from fedsim.training.kernel.rules import Measured, Rule, of_rows, register
+
+
+def measure(use: Use, ids: Tensor, slopes: Tensor) -> Measured:
+    """Parameter: the table, (..., table rows, width); `ids` are (..., rows, pieces)."""
+    pairs = _equal_pairs(use.rows.by_example(ids), slopes.dtype)
+    squares = (gram(use.rows.by_example(slopes)) * pairs).sum((-2, -1))
+    return Measured(use.gain**2 * squares, (slopes,))
+
+
+def add(use: Use, values: tuple[Tensor, ...], factors: Tensor, totals: list[Tensor]) -> None:
+    """Adds the scaled gradients to the rows of the batch's words."""
+    (table,), (slopes,), ids = totals, values, use.inputs
+    if table.dim() == 3:
+        devices, rows, _ = table.shape
+        ids = ids + rows * torch.arange(devices, device=table.device).view(-1, 1, 1)
+    scaled = slopes * (use.gain * of_rows(use.rows, factors, slopes))
+    words = scaled.unsqueeze(-2).expand(*ids.shape, -1)
+    table.flatten(0, -2).index_add_(0, ids.flatten(), words.flatten(0, -2))
+
+
+def _equal_pairs(ids: Tensor, dtype: torch.dtype) -> Tensor:
+    """(..., tokens, pieces) -> (..., tokens, tokens): pairs of equal pieces of two words."""
+    columns = ids.unbind(-1)
+    equal = ((p.unsqueeze(-1) == q.unsqueeze(-2)).to(dtype) for p in columns for q in columns)
+    return torch.stack(list(equal)).sum(0) if len(columns) > 1 else next(equal)
+
+
+register("embedding", Rule(measure, add))

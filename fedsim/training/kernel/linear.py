@@ -1,0 +1,99 @@
+"""How long is a linear layer's gradient for each example, and what is the sum of the scaled ones?
+
+With inputs a_t and output gradients g_t over the T rows of one example, the gradient of the weight
+is sum_t g_t a_t' and that of the bias sum_t g_t. Its squared norm follows from two small Gram
+matrices, sum_{t,s} <g_t, g_s> (<a_t, a_s> + 1), in T (inputs + outputs) multiplications a row
+instead of inputs x outputs (Goodfellow 2015, https://arxiv.org/abs/1510.01799, for T = 1; Li et
+al., ICLR 2022, https://arxiv.org/abs/2110.05679). Where examples are so long that the direct
+product is cheaper, it is taken, and is then smaller than the example's inputs and outputs.
+"""
+
+import torch
+from torch import Tensor
+
+from fedsim.models.tape import Use
+from fedsim.training.kernel.rules import Measured, Rule, of_rows, register
+
+
+def measure(use: Use, inputs: Tensor, slopes: Tensor) -> Measured:
+    """Parameters: weight (..., outputs, inputs) and, if there is one, bias (..., outputs)."""
+    constant = float(len(use.parameters) - 1)
+    squares = product_squares(use.rows.by_example(inputs), use.rows.by_example(slopes), constant)
+    return Measured(squares, (inputs, slopes))
+
+
+def add(use: Use, values: tuple[Tensor, ...], factors: Tensor, totals: list[Tensor]) -> None:
+    """Adds the scaled gradients of the weights (side by side over the inputs) and of the bias."""
+    inputs, slopes = values
+    scale = of_rows(use.rows, factors, slopes)
+    weights = [total for total in totals if total.dim() == slopes.dim()]
+    for bias in totals[len(weights) :]:
+        bias.add_((scale.mT @ slopes).squeeze(-2))
+    add_products(scale, inputs, slopes, weights)
+
+
+register("linear", Rule(measure, add))
+
+
+def product_squares(inputs: Tensor, slopes: Tensor, constant: float) -> Tensor:
+    """Squared norms of sum_t g_t [a_t, c]', one for each example.
+
+    Args:
+      inputs: (..., tokens, inputs).
+      slopes: (..., tokens, outputs).
+      constant: c squared, 1 where there is a bias and 0 where there is none.
+
+    Returns:
+      (...).
+
+    Example:
+      >>> a, g = torch.tensor([[[1.0, 2.0]]]), torch.tensor([[[3.0]]])
+      >>> product_squares(a, g, constant=1.0).tolist()  # (1 + 4 + 1) * 9
+      [54.0]
+    """
+    tokens, width, outputs = inputs.shape[-2], inputs.shape[-1], slopes.shape[-1]
+    if tokens == 1:
+        one = inputs.squeeze(-2).square().sum(-1) + constant
+        return one * slopes.squeeze(-2).square().sum(-1)
+    if tokens * (width + outputs) < width * outputs:
+        return (gram(slopes) * (gram(inputs) + constant)).sum((-2, -1))
+    direct = (slopes.mT @ inputs).square().sum((-2, -1))
+    return direct + constant * slopes.sum(-2).square().sum(-1)
+
+
+def gram(rows: Tensor) -> Tensor:
+    """Inner products of the rows of each matrix: (..., tokens, features) -> (..., tokens, tokens).
+
+    Example:
+      >>> gram(torch.tensor([[[1.0, 2.0], [0.0, 3.0]]])).tolist()
+      [[[5.0, 6.0], [6.0, 9.0]]]
+    """
+    # Flat first: `matmul` would lay out both factors of a strided product afresh, one of them
+    # transposed, which costs more than the product.
+    flat = rows.flatten(0, -3)
+    return torch.bmm(flat, flat.mT).view(*rows.shape[:-1], rows.shape[-2])
+
+
+def add_products(scale: Tensor, inputs: Tensor, slopes: Tensor, weights: list[Tensor]) -> None:
+    """weights += sum over rows of scale g a'.
+
+    Args:
+      scale: (..., rows, 1), broadcast over axes between leading ones and rows.
+      inputs: (..., rows, inputs).
+      slopes: (..., rows, outputs).
+      weights: (..., outputs, part of the inputs) each; parts in order.
+    """
+    # The narrower of the two is scaled: it is one pass less over the wider.
+    if inputs.shape[-1] < slopes.shape[-1]:
+        inputs = inputs * scale
+    else:
+        slopes = slopes * scale
+    if slopes.dim() == 2:
+        weights[0].addmm_(slopes.mT, inputs)
+        return
+    # One product for all parts: apart, each would read the slopes again.
+    product = torch.bmm(slopes.flatten(0, -3).mT, inputs.flatten(0, -3))
+    product = product.view(*slopes.shape[:-2], *product.shape[-2:])
+    parts = product.split([weight.shape[-1] for weight in weights], dim=-1)
+    for weight, part in zip(weights, parts, strict=True):
+        weight.add_(part)

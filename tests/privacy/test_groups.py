@@ -1,0 +1,79 @@
+"""Pruned maxima and ranks against pricing every history."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedsim.privacy import groups as groups_module
+from fedsim.privacy.groups import Groups
+from fedsim.rng import stream
+
+DELTA = 1e-5
+
+
+def some_groups(seed, count=12, columns=3):
+    random = stream(seed, "groups")
+    rates = np.exp(random.uniform(np.log(1e-3), 0, (count, columns)))
+    rates[random.random(rates.shape) < 0.2] = 0.0
+    return Groups(
+        rates=rates,
+        noises=random.uniform(0.7, 3, (count, columns)),
+        times=random.integers(0, 60, (count, columns)),
+        members=random.integers(1, 9, count),
+    )
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6))
+def test_the_pruned_maximum_is_the_maximum(seed):
+    groups = some_groups(seed)
+    every = [groups.epsilon(g, DELTA) for g in range(len(groups.members))]
+    found = groups.worst(groups.bounds(DELTA), DELTA, np.arange(len(every)))
+    # Epsilons that differ by less than the transforms' grid may change places.
+    assert found.epsilon == pytest.approx(max(every), rel=1e-3)
+    assert found.exact
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6))
+def test_a_rank_is_bounded_from_above_and_closely(seed):
+    groups = some_groups(seed)
+    every = np.array([groups.epsilon(g, DELTA) for g in range(len(groups.members))])
+    rank = int(groups.members.sum()) // 2 + 1
+    known = np.sort(np.repeat(every, groups.members))[rank - 1]
+    found = groups.ranked(groups.bounds(DELTA), DELTA, rank).epsilon
+    assert known * 0.999 <= found <= known * 1.2
+
+
+def test_nearly_all_histories_are_left_unpriced(monkeypatch):
+    """One period: likelier is costlier, so that a single price settles the maximum."""
+    priced = []
+    original = Groups.epsilon
+    monkeypatch.setattr(
+        Groups, "epsilon", lambda self, g, *rest: priced.append(g) or original(self, g, *rest)
+    )
+    count = 500
+    groups = Groups(
+        rates=np.linspace(0.2, 0.21, count)[:, None],
+        noises=np.ones((count, 1)),
+        times=np.full((count, 1), 100),
+        members=np.ones(count, np.int64),
+    )
+    groups.worst(groups.bounds(DELTA), DELTA, np.arange(count))
+    assert priced == [count - 1]
+
+
+def test_beyond_the_limit_the_answer_is_a_bound_that_says_so(monkeypatch):
+    monkeypatch.setattr(groups_module, "MOST_PRICED", 1)
+    # Neither history contains the other, and their costs are close.
+    groups = Groups(
+        rates=np.array([[0.2, 0.01], [0.01, 0.2]]),
+        noises=np.ones((2, 2)),
+        times=np.array([[50, 10], [10, 49]]),
+        members=np.ones(2, np.int64),
+    )
+    bounds = groups.bounds(DELTA)
+    found = groups.worst(bounds, DELTA, np.arange(2))
+    assert not found.exact
+    assert found.epsilon >= max(groups.epsilon(g, DELTA) for g in range(2))

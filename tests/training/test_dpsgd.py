@@ -1,0 +1,187 @@
+"""Claims about DP-SGD as a local procedure, against ordinary training and against its formula."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import kstest
+
+from fedsim import ConfigError
+from fedsim.models import BiLSTMTagger
+from fedsim.rng import stream
+from fedsim.training.dpsgd import DPSGD
+from fedsim.training.kernel import clipped_gradient
+from fedsim.training.procedures import SGD
+
+MODEL = BiLSTMTagger(rows=9, intents=3, slot_labels=4, embedding=4, hidden=2)
+QUIET = DPSGD(
+    losses=MODEL.losses, learning_rate=0.3, clip_norm=0.5, noise_multiplier=0.0, physical_size=8
+)
+NOISY = replace(QUIET, noise_multiplier=2.0)
+
+
+def received(seed=0, dtype=torch.float64):
+    draw = torch.Generator().manual_seed(seed)
+    shapes = {name: p.shape for name, p in MODEL.named_parameters()}
+    return {n: 0.5 * torch.randn(s, generator=draw, dtype=dtype) for n, s in shapes.items()}
+
+
+def batch_of(examples=5, seed=0, size=4.0, dtype=torch.float64):
+    draw = torch.Generator().manual_seed(100 + seed)
+    weight = torch.ones(examples, dtype=dtype)
+    weight[1:2] = 0.0
+    return {
+        "token_ids": torch.randint(1, 9, (examples, 3, 1), generator=draw),
+        "lengths": torch.full((examples,), 3),
+        "intents": torch.randint(0, 3, (examples,), generator=draw),
+        "slots": torch.randint(0, 4, (examples, 3), generator=draw),
+        "weight": weight,
+        "size": torch.tensor(size, dtype=dtype),
+    }
+
+
+def trained(procedure, parameters, batches, seed=0):
+    state = procedure.start(parameters, stream(seed, "noise"))
+    for batch in batches:
+        state = procedure.step(state, batch)
+    return procedure.finish(state), state
+
+
+def assert_close(one, other, tolerance=1e-10):
+    assert list(one) == list(other)
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("mu", [0.0, 0.7])
+@pytest.mark.parametrize("physical_size", [1, 2, 8])
+def test_without_noise_and_clipping_it_is_ordinary_training(mu, physical_size):
+    batches = [batch_of(seed=k) for k in range(4)]
+    private = replace(QUIET, clip_norm=torch.inf, physical_size=physical_size, proximal_mu=mu)
+    ordinary = SGD(losses=MODEL.losses, learning_rate=0.3, proximal_mu=mu)
+    got, state = trained(private, received(), batches)
+    wanted, other = trained(ordinary, received(), batches)
+    assert_close(got, wanted)
+    torch.testing.assert_close(state["loss"], other["loss"].detach())
+    assert state["seen"] == other["seen"] == 16
+
+
+@pytest.mark.parametrize("physical_size", [1, 2, 3, 8])
+def test_a_logical_step_has_the_same_noise_however_it_is_split(physical_size):
+    batches = [batch_of(), batch_of(seed=1)]
+    whole, _ = trained(NOISY, received(), batches)
+    split, _ = trained(replace(NOISY, physical_size=physical_size), received(), batches)
+    assert_close(split, whole)
+
+
+def test_the_proximal_term_is_not_clipped():
+    """With every gradient clipped to almost nothing the pull towards the anchor is still whole."""
+    tight = replace(QUIET, clip_norm=1e-12, proximal_mu=0.5)
+    state = tight.start(received())
+    for p in state["parameters"].values():
+        p += 1.0
+    got = tight.finish(tight.step(state, batch_of()))
+    assert_close(got, {name: p + 1.0 - 0.3 * 0.5 for name, p in received().items()}, 1e-9)
+
+
+def noises(steps, batch):
+    """Noise of every step: what changed, divided by the rate and the noise's own scale."""
+    state = NOISY.start(received(), stream(3, "noise"))
+    found = []
+    for _ in range(steps):
+        before = {name: p.clone() for name, p in state["parameters"].items()}
+        total = clipped_gradient(MODEL.losses, before, batch, 0.5).gradients
+        state = NOISY.step(state, batch)
+        scale = -0.3 / float(batch["size"])
+        noise = {n: (p - before[n]) / scale - total[n] for n, p in state["parameters"].items()}
+        found.append(torch.cat([x.flatten() for x in noise.values()]) / (2.0 * 0.5))
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("examples", [5, 0])
+def test_the_noise_is_normal_with_the_stated_deviation_and_new_at_every_step(examples):
+    """Kolmogorov-Smirnov, and correlations within five deviations of 0: error rate 1e-5."""
+    found = noises(60, batch_of(examples))
+    assert kstest(found.flatten().numpy(), "norm").pvalue > 1e-6
+    steps = np.corrcoef(found.numpy())[np.triu_indices(60, 1)]
+    coordinates = np.corrcoef(found.numpy().T)[np.triu_indices(found.shape[1], 1)]
+    assert abs(steps.mean()) * np.sqrt(len(steps) * found.shape[1]) < 5
+    assert abs(coordinates.mean()) * np.sqrt(len(coordinates) * 60) < 5
+
+
+def test_a_batch_of_nobody_is_noise_alone():
+    nobody = batch_of(0, size=4.0)
+    got, state = trained(NOISY, received(), [nobody])
+    assert all((got[n] != p).all() for n, p in received().items())
+    assert state["seen"] == 0 and state["loss"] == 0
+
+
+def test_every_row_of_the_table_is_noised():
+    moved, _ = trained(NOISY, received(), [batch_of()])
+    assert (moved["embedding"] != received()["embedding"]).all()
+    assert not NOISY.leaves_unused_rows
+
+
+def test_devices_and_rounds_draw_noise_of_their_own():
+    one, _ = trained(NOISY, received(), [batch_of()], seed=0)
+    same, _ = trained(NOISY, received(), [batch_of()], seed=0)
+    other, _ = trained(NOISY, received(), [batch_of()], seed=1)
+    assert_close(one, same, 0.0)
+    assert not torch.allclose(one["embedding"], other["embedding"])
+
+
+def test_a_stack_of_devices_takes_the_steps_of_the_devices_one_by_one():
+    parameters, batches = [received(d) for d in range(3)], [batch_of(seed=d) for d in range(3)]
+    stack = {n: torch.stack([p[n] for p in parameters]) for n in parameters[0]}
+    batch = {n: torch.stack([b[n] for b in batches]) for n in batches[0]}
+    batch["size"] = torch.tensor([4.0, 2.0, 7.0], dtype=torch.float64)
+    procedure = replace(QUIET, physical_size=2, proximal_mu=0.4)
+    got, state = trained(procedure, stack, [batch, batch])
+    for d in range(3):
+        own = batches[d] | {"size": batch["size"][d]}
+        wanted, alone = trained(procedure, parameters[d], [own, own])
+        assert_close({n: p[d] for n, p in got.items()}, wanted)
+        torch.testing.assert_close(state["loss"][d], alone["loss"])
+
+
+def test_the_state_is_a_tree_of_tensors_and_the_received_is_left_alone():
+    parameters = received()
+    before = {name: p.clone() for name, p in parameters.items()}
+    _, state = trained(replace(NOISY, proximal_mu=0.1), parameters, [batch_of()])
+    for value in state.values():
+        for leaf in value.values() if isinstance(value, dict) else [value]:
+            assert isinstance(leaf, torch.Tensor)
+    assert_close(parameters, before, 0.0)
+
+
+def test_an_example_that_is_not_finite_is_not_met():
+    parameters = received()
+    parameters["embedding"][8] = torch.nan
+    batch = batch_of()
+    batch["token_ids"].clamp_(max=7)
+    batch["token_ids"][0, 0, 0] = 8
+    got, state = trained(QUIET, parameters, [batch])
+    assert state["seen"] == 3 and state["loss"].isfinite()
+    assert all(p[:8].isfinite().all() for p in got.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"clip_norm": 0.0}, "clip_norm is 0.0"),
+        ({"clip_norm": float("nan")}, "clip_norm is nan"),
+        ({"noise_multiplier": -1.0}, "noise_multiplier is -1.0"),
+        ({"noise_multiplier": 1.0, "clip_norm": torch.inf}, "infinite noise"),
+        ({"noise_multiplier": torch.inf}, "infinite noise"),
+        ({"physical_size": 0}, "physical_size is 0"),
+    ],
+)
+def test_settings_without_meaning_are_refused(change, what):
+    with pytest.raises(ConfigError, match=what):
+        replace(QUIET, **change)
+
+
+def test_noise_without_a_stream_is_refused():
+    with pytest.raises(ConfigError, match="no stream"):
+        NOISY.start(received())
