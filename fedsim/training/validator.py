@@ -47,7 +47,7 @@ def mixing_faults(model: nn.Module) -> list[str]:
     tied = [
         f"parameters {' and '.join(names)} are one tensor, whose gradient norm is not that of its "
         "uses added up; give each layer a parameter of its own"
-        for names in owners.values()
+        for names in map(_innermost, owners.values())
         if len(names) > 1
     ]
     return [*(each for each in found if each), *tied]
@@ -103,6 +103,16 @@ def require_exact_tagger(model: JointTagger) -> None:
         "weight": torch.ones(3),
     }
     require_exact(model.losses, parameters, batch)
+
+
+def _innermost(names: list[str]) -> list[str]:
+    """Without the names that a module gives its children's parameters, as Opacus's LSTM does."""
+    owner = {name: name.rpartition(".")[0] for name in names}
+    return [n for n in names if not any(_within(owner[other], owner[n]) for other in names)]
+
+
+def _within(inner: str, outer: str) -> bool:
+    return inner != outer and (not outer or inner.startswith(f"{outer}."))
 
 
 def _named(name: str, reason: str | None) -> str | None:

@@ -43,12 +43,12 @@ class Reader(nn.Module):
         return self.head(torch.tanh(words).amax(2))
 
 
-def filled(model, seed=0):
+def filled(model, seed=0, dtype=torch.float64):
     draw = torch_generator(seed, "test")
     with torch.no_grad():
         for p in model.parameters():
             p.normal_(generator=draw)
-    return model.double()
+    return model.to(dtype)
 
 
 def data(examples=EXAMPLES):
@@ -103,7 +103,7 @@ def test_updates_are_those_of_opacus_hooks(reduction, unknown, noise):
 def test_a_recurrent_layer_of_opacus_is_left_to_opacus(caplog):
     runs = []
     for engine in (BookKeepingEngine(accountant="rdp"), PrivacyEngine(accountant="rdp")):
-        model = filled(Reader(DPLSTM(4, 4, batch_first=True)))
+        model = filled(Reader(DPLSTM(4, 4, batch_first=True)), dtype=torch.float32)
         model, optimizer, _ = private(engine, model)
         runs.append(stepped(model, optimizer, *data(4)))
     assert_near(*runs)
@@ -114,7 +114,7 @@ def test_a_recurrent_layer_of_opacus_is_left_to_opacus(caplog):
 
 def test_a_stock_lstm_becomes_one_with_one_bias_and_the_same_update():
     """Against Opacus's LSTM with its second bias frozen, whose norm counts one bias alone."""
-    stock = filled(Reader(nn.LSTM(4, 4, batch_first=True)))
+    stock = filled(Reader(nn.LSTM(4, 4, batch_first=True)), dtype=torch.float32)
     ours = BookKeepingEngine.get_compatible_module(stock)
     ids, labels = data(6)
     torch.testing.assert_close(ours(ids), stock(ids))
@@ -130,7 +130,8 @@ def test_a_stock_lstm_becomes_one_with_one_bias_and_the_same_update():
     inner = torch.optim.SGD([p for p in theirs.parameters() if p.requires_grad], lr=0.5)
     other = DPOptimizer(inner, noise_multiplier=0.0, max_grad_norm=0.7, expected_batch_size=12)
     stepped(wrapped, other, ids, labels)
-    assert_near(dict(ours.state_dict()), dict(theirs.state_dict()))
+    ours, theirs = ours.state_dict(), theirs.state_dict()
+    assert_near(dict(ours), {name: theirs[name] for name in ours})
 
 
 def test_the_accountant_prices_every_step():
@@ -198,7 +199,6 @@ def test_one_large_batch_in_physical_parts_is_one_step():
     ) as parts:
         for ids, labels in parts:
             split = stepped(model, optimizer, ids, labels)
-    assert len(parts) == 1 or True
     # The mean loss of a part is over the part; the sum of clipped gradients does not care.
     assert_near(split, whole, 1e-10)
 
