@@ -135,4 +135,3 @@ _HOOKS: dict[type[nn.Module], Callable] = {
     nn.Embedding: _embedding,
     nn.LayerNorm: _layer_norm,
 }
-

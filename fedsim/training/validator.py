@@ -6,8 +6,6 @@ summed loss, and who else is in the batch must not change an example's gradient.
 `require_exact_tagger` brings the batch. All of it takes milliseconds on small models.
 """
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -70,8 +68,7 @@ def require_exact(losses: Losses, parameters: Parameters, batch: Batch) -> None:
       >>> model = BiLSTMTagger(rows=9, intents=2, slot_labels=3, embedding=4, hidden=2)
       >>> require_exact_tagger(model)
     """
-    parameters = {name: p.detach().double() for name, p in parameters.items()}
-    batch = {name: v.double() if v.is_floating_point() else v for name, v in batch.items()}
+    parameters = {name: p.detach() for name, p in parameters.items()}
     clipped = clipped_gradient(losses, parameters, batch, torch.inf)
     _require_apart(losses, parameters, batch)
     wanted = _summed_gradient(losses, parameters, batch)
@@ -87,20 +84,19 @@ def require_exact_tagger(model: JointTagger) -> None:
     """`require_exact` at random parameters, on three sentences, of a tagger of any sizes."""
     draw = torch.Generator().manual_seed(0)
     parameters = {
-        name: 0.3 * torch.randn(p.shape, generator=draw) for name, p in model.named_parameters()
+        name: 0.3 * torch.randn(p.shape, generator=draw, dtype=torch.float64)
+        for name, p in model.named_parameters()
     }
     lengths = torch.tensor([4, 3, 1])
     inside = torch.arange(4) < lengths.unsqueeze(1)
-    rows, intents, labels = (
-        len(p) for p in (model.embedding, model.intent_bias, model.slot_bias)
-    )
+    rows, intents, labels = (len(p) for p in (model.embedding, model.intent_bias, model.slot_bias))
     slots = torch.randint(0, labels, (3, 4), generator=draw)
     batch = {
         "token_ids": torch.randint(0, rows, (3, 4, 2), generator=draw),
         "lengths": lengths,
         "intents": torch.randint(0, intents, (3,), generator=draw),
         "slots": slots.masked_fill(~inside, -1),
-        "weight": torch.ones(3),
+        "weight": torch.ones(3, dtype=torch.float64),
     }
     require_exact(model.losses, parameters, batch)
 
@@ -120,12 +116,12 @@ def _named(name: str, reason: str | None) -> str | None:
 
 
 def _require_apart(losses: Losses, parameters: Parameters, batch: Batch) -> None:
-    """The first example must have the same loss, inputs and gradients beside others and a twin."""
+    """The first example must have the same inputs and gradients whoever else is in the batch."""
     examples = len(batch["weight"])
     rows = torch.arange(examples)
     # The last example once more: who is in the batch changes, and so does how many they are.
     crowd = torch.cat([rows, rows[-1:]])
-    runs = [_first(losses, parameters, _taken(batch, own)) for own in (rows[:1], crowd)]
+    runs = [_first(losses, parameters, _taken(batch, own)) for own in (rows, crowd)]
     (uses, alone), (others, beside) = runs
     names = {id(p): name for name, p in parameters.items()}
     for one, other in zip(uses, others, strict=True):
@@ -145,13 +141,10 @@ def _require_apart(losses: Losses, parameters: Parameters, batch: Batch) -> None
         )
 
 
-def _first(
-    losses: Losses, parameters: Parameters, batch: Batch
-) -> tuple[list[Use], list[Tensor]]:
+def _first(losses: Losses, parameters: Parameters, batch: Batch) -> tuple[list[Use], list[Tensor]]:
     """Uses, and the gradient of the first example's loss at their outputs, for that example."""
-    own = {name: p for name, p in parameters.items()}
     with torch.enable_grad(), tape() as uses:
-        loss = losses(own, batch)[0]
+        loss = losses(parameters, batch)[0]
     outputs = [use.output for use in uses]
     slopes = torch.autograd.grad(loss, outputs, materialize_grads=True)
     return uses, [_of_first(use, slope) for use, slope in zip(uses, slopes, strict=True)]
@@ -175,5 +168,8 @@ def _summed_gradient(losses: Losses, parameters: Parameters, batch: Batch) -> Pa
 
 
 def _near(one: Tensor, other: Tensor) -> bool:
-    """Up to rounding in double precision."""
-    return one.shape == other.shape and torch.allclose(one, other, rtol=1e-6, atol=1e-9)
+    """Up to rounding in single precision; what is refused is wrong by far more."""
+    if one.shape != other.shape:
+        return False
+    away, size = (torch.linalg.vector_norm(v) for v in (one - other, other))
+    return bool(away <= 1e-3 * size + 1e-6)

@@ -1,6 +1,6 @@
 """How does one backward pass become a sum of clipped gradients, step by step?
 
-    names = matched(uses, parameters)        # which parameters each layer has; refuses what is wrong
+    names = matched(uses, parameters)        # each layer's own; refuses what is wrong
     measured = measure(uses, slopes)         # what each layer has to say about each example
     norms = norms_of(measured)               # (..., examples)
     factors = clip_factors(norms, clip_norm) # what each example's gradient is multiplied by

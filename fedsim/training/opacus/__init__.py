@@ -8,7 +8,7 @@
         max_grad_norm=1.0,
     )
 
-The rest is the loop one has: a loss, `loss.backward()`, `optimizer.step()`, `optimizer.zero_grad()`.
+The rest is the loop one has: a loss, its `backward()`, `optimizer.step()`, `zero_grad()`.
 Noise, schedulers of noise and clip norm, accountants, step hooks, checkpoints and
 `BatchMemoryManager` are Opacus's own. Layers the kernel does not know are left to Opacus's hooks,
 with whatever `register_grad_sampler` has registered for them.

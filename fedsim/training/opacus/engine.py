@@ -6,7 +6,6 @@ registration, so the two methods that do so are overridden; everything else is O
 
 from typing import Any
 
-import torch
 from opacus import PrivacyEngine
 from opacus.optimizers import DPOptimizer
 from opacus.utils.module_utils import clone_module
@@ -25,6 +24,7 @@ class BookKeepingEngine(PrivacyEngine):
     `make_private_with_epsilon` with their defaults of `grad_sample_mode` and `clipping`.
 
     Example:
+      >>> import torch
       >>> from torch.utils.data import DataLoader, TensorDataset
       >>> model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
       >>> data = TensorDataset(torch.ones(8, 3), torch.zeros(8, dtype=torch.int64))
@@ -63,8 +63,8 @@ class BookKeepingEngine(PrivacyEngine):
     ) -> BookKeepingModule:
         require(
             grad_sample_mode == "hooks" and wrap_model,
-            f"grad_sample_mode is {grad_sample_mode!r} and wrap_model {wrap_model}; leave both out: "
-            "this engine has a way of its own",
+            f"grad_sample_mode is {grad_sample_mode!r} and wrap_model {wrap_model}; leave both "
+            "out: this engine has a way of its own",
         )
         self.validate(module=module, optimizer=None, data_loader=None)
         return BookKeepingModule(module, batch_first=batch_first, loss_reduction=loss_reduction)

@@ -52,7 +52,8 @@ class Pass:
         taken = self._taken
         like = next(iter(taken.values()))
         return [
-            taken[k] if k in taken else like.new_zeros(shape) for k, shape in enumerate(self._shapes)
+            taken[k] if k in taken else like.new_zeros(shape)
+            for k, shape in enumerate(self._shapes)
         ]
 
     def _take(self, k: int, slope: Tensor) -> None:
@@ -120,7 +121,8 @@ class BookKeepingModule(AbstractGradSampleModule):
         if not (self._module.training and torch.is_grad_enabled()):
             return self._module(*args, **kwargs)
         require(
-            self._accumulates or not any(p.grad_sample for p in self._known.values()),
+            self._accumulates
+            or not any(getattr(p, "grad_sample", None) for p in self._known.values()),
             "a second pass before optimizer.step() and zero_grad(): a Poisson batch is one "
             "pass; use opacus.utils.batch_memory_manager.BatchMemoryManager for large ones",
         )

@@ -5,6 +5,8 @@
 The clip norm is the optimizer's own at the time of the step, which schedulers change.
 """
 
+import itertools
+
 import torch
 from opacus.optimizers import DPOptimizer
 from opacus.optimizers.optimizer import _check_processed_flag, _mark_as_processed
@@ -61,10 +63,10 @@ class BookKeepingOptimizer(DPOptimizer):
 
 def _add_pass(one: Pass, others: dict[Tensor, Tensor], clip_norm: float) -> None:
     """Clip the examples of one pass over all parameters together, and add them up."""
-    for p in (p for layer in one.parameters for p in layer):
+    for own in itertools.chain(*one.parameters):
         require(
-            hasattr(p, "summed_grad"),
-            f"a trainable parameter of shape {tuple(p.shape)} is in no group of the optimizer; "
+            hasattr(own, "summed_grad"),
+            f"a trainable parameter of shape {tuple(own.shape)} is in no group of the optimizer; "
             "add it, or freeze it before make_private",
         )
     measured = measure(one.uses, one.slopes)
@@ -78,5 +80,5 @@ def _add_pass(one: Pass, others: dict[Tensor, Tensor], clip_norm: float) -> None
     totals = [[p.summed_grad for p in layer] for layer in one.parameters]  # type: ignore[attr-defined]
     add(one.uses, measured, scale * factors, totals, finite=finite)
     for p, each in others.items():
-        each = each if finite else torch.nan_to_num(each, 0, 0, 0)
-        p.summed_grad.add_(torch.tensordot(factors, each, 1))  # type: ignore[attr-defined]
+        known = each if finite else torch.nan_to_num(each, 0, 0, 0)
+        p.summed_grad.add_(torch.tensordot(factors, known, 1))  # type: ignore[attr-defined]

@@ -205,7 +205,9 @@ def test_one_large_batch_in_physical_parts_is_one_step():
 
 def test_passes_add_up_until_the_step():
     model, optimizer, _ = private(
-        BookKeepingEngine(accountant="rdp"), filled(Reader()), loss_reduction="sum",
+        BookKeepingEngine(accountant="rdp"),
+        filled(Reader()),
+        loss_reduction="sum",
         poisson_sampling=False,
     )
     ids, labels = data()
@@ -334,7 +336,7 @@ def test_a_gradient_is_used_once():
     loss.backward(retain_graph=True)
     with pytest.raises(ConfigError, match="backward was called twice"):
         loss.backward()
-    with pytest.raises(ConfigError, match="a second pass before optimizer.step"):
+    with pytest.raises(ConfigError, match="a second pass before"):
         model(data()[0])
 
 
