@@ -48,7 +48,9 @@ class Measurement:
       ratio: how many times as long it takes as `against`: see `ratio_of_rounds` and
         `ratio_of_examples`; None where there is nothing to compare with.
       against: name of the line it is compared with, or None.
-      peak_bytes: (repeats,) most memory its process had, where each repeat is a process.
+      peak_bytes: (repeats,) most memory its process had, where each repeat is a process; or what
+        the benchmark's notes say.
+      peak_ratio: how many times as much memory it takes as `against`, or None.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Measurement:
     ratio: float | None = None
     against: str | None = None
     peak_bytes: Sequence[int] | None = None
+    peak_ratio: float | None = None
 
     @property
     def median(self) -> float:
@@ -101,6 +104,19 @@ def ratio_of_examples(line: Measurement, base: Measurement) -> float:
     return float(np.median(own / other))
 
 
+def ratio_of_peaks(line: Measurement, base: Measurement) -> float:
+    """Median, over repeats, of peak memory over that of the same repeat of `base`.
+
+    Example:
+      >>> large = Measurement(name="a", seconds=[[1.0]], examples=[[4]], peak_bytes=[300])
+      >>> small = Measurement(name="b", seconds=[[1.0]], examples=[[4]], peak_bytes=[200])
+      >>> ratio_of_peaks(large, small)
+      1.5
+    """
+    own, other = (np.array(m.peak_bytes, dtype=float) for m in (line, base))
+    return float(np.median(own / other))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
     """Everything one invocation measured.
@@ -140,13 +156,21 @@ class Benchmark:
         ]
         for m in self.measurements:
             ratio = "" if m.ratio is None else f"{m.ratio:.2f} of {m.against}"
-            peak = f"{np.median(m.peak_bytes) / 1e9:.2f} GB | " if m.peak_bytes else ""
+            if m.peak_ratio is not None:
+                ratio += f", memory {m.peak_ratio:.2f}"
+            peak = f"{_size(m.peak_bytes)} | " if m.peak_bytes else ""
             speed = f"{m.median:.3f} | {m.examples_per_second:,.0f}"
             lines.append(f"| {m.name} | {speed} | {peak}{ratio} |")
         lines.append("")
         lines.extend(map(_verdict, self.budgets))
         lines.extend(f"- Note: {note}" for note in self.notes)
         return "\n".join(lines) + "\n"
+
+
+def _size(each: Sequence[int]) -> str:
+    """The median, in GB or MB."""
+    most = float(np.median(each))
+    return f"{most / 1e9:.2f} GB" if most >= 1e8 else f"{most / 1e6:.1f} MB"
 
 
 def _verdict(budget: Budget) -> str:
