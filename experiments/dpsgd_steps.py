@@ -4,6 +4,7 @@ All train the same model from the same parameters on the same batch. A private s
 every parameter, adds the clipped sum to it and updates.
 """
 
+import os
 from collections.abc import Callable
 
 import torch
@@ -80,6 +81,8 @@ def peak_bytes(step: Step) -> int:
       >>> peak_bytes(lambda: (torch.ones(1000), torch.ones(500)))
       6000
     """
+    # The profiler writes of its own start and end to standard error.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
     ) as profile:
