@@ -31,8 +31,8 @@ _FAILED = "device %d failed; further errors of this kind are counted, not shown"
 class LocalGrid(Grid):
     """A Flower grid whose nodes are devices 0 .. devices - 1, run by worker threads.
 
-    The first error of each kind that an app raises is logged with its traceback. What a device keeps
-    in its `Context.state` is what its last message that went well left there.
+    The first error of each kind that an app raises is logged with its traceback. What a device
+    keeps in its `Context.state` is what its last message that went well left there.
 
     Args:
       app: what a device does with a message.
