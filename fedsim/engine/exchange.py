@@ -23,7 +23,8 @@ from fedsim.plan import Failure, FinishedRound
 from fedsim.population import Population
 
 EXPLODED = 1e30
-"""What exploding parameters are multiplied by: finite in float32, but their squares are not."""
+"""What exploding parameters are multiplied by: finite in float32, but their squares are not, so
+that the reply is found and named, whichever strategy is tried."""
 
 WAITED_FOR = frozenset({"dropout", "late", "missing"})
 """Stages of devices for which a server waits until the deadline."""

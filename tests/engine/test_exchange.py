@@ -6,7 +6,20 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian
+from flwr.serverapp.strategy import (
+    Bulyan,
+    FedAdagrad,
+    FedAdam,
+    FedAvg,
+    FedAvgM,
+    FedMedian,
+    FedProx,
+    FedTrimmedAvg,
+    FedYogi,
+    Krum,
+    MultiKrum,
+    QFedAvg,
+)
 
 from clients import NLUClient
 from fedsim import Faults, Population, Simulation, Static
@@ -75,6 +88,51 @@ def test_when_all_fail_in_one_way_the_round_is_recorded_and_empty(
     assert [line["cohort_size"] for line in run.rounds] == [12, 12]
     assert run.summary["model_sha256"] == run.start["model_sha256"]
     assert len(asked) == (24 if trains else 0)
+
+
+RULES = [
+    *(Bulyan(), FedAdagrad(), FedAdam(), FedAvg(), FedAvgM(server_momentum=0.9), FedMedian()),
+    *(FedProx(proximal_mu=0.1), FedTrimmedAvg(), FedYogi(), Krum(), MultiKrum()),
+    QFedAvg(client_learning_rate=1.0),
+]
+
+
+@pytest.mark.parametrize("kind", ["error", "nan"])
+@pytest.mark.parametrize("selective", [False, True], ids=["bare", "Selective"])
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
+def test_under_every_strategy_the_model_stays_where_all_fail(rule, selective, kind):
+    strategy = Selective(rule, EVERYONE) if selective else rule
+    run = simulation(client=noting([]), strategy=strategy, faults=Faults(**{kind: 1.0})).run()
+    assert [len(run.cohorts["arrived"]), len(run.cohorts["failed"])] == [0, 24]
+    assert [line["train_loss"] for line in run.rounds] == [None, None]
+    assert run.summary["model_sha256"] == run.start["model_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "bears_it"), [(FedAvg(), False), (FedMedian(), True)], ids=["FedAvg", "FedMedian"]
+)
+def test_large_values_that_can_be_averaged_count_and_only_a_robust_rule_bears_them(
+    strategy, bears_it
+):
+    """One device of twelve adds 1 and scales by 1e15, ten million times below the limit."""
+    usual = noting([])
+
+    def scaling(message: Message, context: Context) -> Message:
+        reply = usual(message, context)
+        if context.node_id == 3:
+            arrays = reply.content["arrays"]
+            reply.content["arrays"] = ArrayRecord(
+                {name: Array(a.numpy() * np.float32(1e15)) for name, a in arrays.items()}
+            )
+        return reply
+
+    app = ClientApp()
+    app.train()(scaling)
+    once = Static(rounds=1)
+    run = simulation(client=app, strategy=Selective(strategy, EVERYONE), schedule=once).run()
+    assert run.rounds[0]["failures"] == 0
+    moved = {n: p - MODEL.get_parameter(n) for n, p in run.model.items()}
+    assert all(bool((change.abs() < 2).all()) for change in moved.values()) == bears_it
 
 
 @pytest.mark.parametrize(
