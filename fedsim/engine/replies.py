@@ -171,7 +171,11 @@ def _has_nothing(reply: Message) -> bool:
 def _metrics_fault(metrics: MetricRecord, needs: str | None) -> str | None:
     """Why metrics cannot be used, or None."""
     for name, value in metrics.items():
-        if not np.isfinite(np.asarray(value, np.float64)).all():
+        try:
+            finite = np.isfinite(np.asarray(value, np.float64)).all()
+        except OverflowError:
+            return f"metric {name} is an integer beyond float64"
+        if not finite:
             return f"metric {name} is {value}"
     weight = 0 if needs is None else metrics.get(needs)
     if not isinstance(weight, int | float) or weight < 0:
