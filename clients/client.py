@@ -13,6 +13,7 @@ from flwr.app import Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedsim.engine.flower import to_parameters, to_record
+from fedsim.engine.replies import NOTHING_HELD_OUT
 from fedsim.errors import require
 from fedsim.models import JointTagger
 from fedsim.population import Population
@@ -138,7 +139,8 @@ def app(trainer: LocalTrainer) -> ClientApp:
     def evaluate(message: Message, context: Context) -> Message:
         score = trainer.evaluate(_parameters(message), device=_device(message, context))
         if score is None:
-            return Message(Error(code=0, reason="no held-out utterances"), reply_to=message)
+            nothing = Error(code=NOTHING_HELD_OUT, reason="no held-out utterances")
+            return Message(nothing, reply_to=message)
         metrics = MetricRecord(
             {
                 "num-examples": score.examples,

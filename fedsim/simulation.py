@@ -84,6 +84,11 @@ class Simulation:
         require(checkpoint >= 1, f"checkpoint_every is {checkpoint}; choose 1 or more")
         require(every is None or every >= 1, f"evaluate_every is {every}; choose 1 or more")
         require(workers is None or workers >= 0, f"workers is {workers}; choose 0 (inline) or more")
+        require(
+            isinstance(self.faults, Faults | None),
+            f"faults is {self.faults!r}; expected Faults(dropout=0.3), Faults.parse('dropout=.3') "
+            "or None",
+        )
 
     def run(
         self,

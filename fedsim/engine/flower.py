@@ -39,6 +39,24 @@ def task_identity() -> Iterator[None]:
             setattr(TaskIdentity, name, value)
 
 
+def reason(error: BaseException) -> str:
+    """An error as one line, for an error reply: its type and the first line of its message.
+
+    The message is a user's code: one that cannot be had, or sent as UTF-8, must not fail a round.
+
+    Example:
+      >>> reason(ValueError("no\\nroom"))
+      'ValueError: no'
+    """
+    name = type(error).__name__
+    try:
+        lines = str(error).strip().splitlines()
+    except Exception as another:
+        return f"{name}, whose message cannot be read: {type(another).__name__}"
+    said = f"{name}: {lines[0]}" if lines else name
+    return said.encode(errors="backslashreplace").decode()
+
+
 class LiveArray(Array):
     """An `Array` over a NumPy buffer; serialised only when `data` is read.
 

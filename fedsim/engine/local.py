@@ -6,8 +6,10 @@ depend on how many workers there are.
 """
 
 import logging
+from bdb import BdbQuit
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from copy import deepcopy
 from itertools import count
 from typing import Any, TypeVar
 
@@ -15,6 +17,8 @@ import torch
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
+
+from fedsim.engine.flower import RAISED, reason
 
 log = logging.getLogger(__name__)
 
@@ -27,12 +31,14 @@ _FAILED = "device %d failed; further errors of this kind are counted, not shown"
 class LocalGrid(Grid):
     """A Flower grid whose nodes are devices 0 .. devices - 1, run by worker threads.
 
-    The first error of each kind that an app raises is logged with its traceback.
+    The first error of each kind that an app raises is logged with its traceback. What a device
+    keeps in its `Context.state` is what its last message that went well left there.
 
     Args:
       app: what a device does with a message.
       devices: number of devices.
-      workers: threads; 0 runs devices in the calling thread, one after another.
+      workers: threads; 0 runs devices in the calling thread, one after another, where `sys.exit()`
+        ends the run; leaving a debugger always does.
 
     Use as a context manager, which ends the threads:
 
@@ -44,6 +50,7 @@ class LocalGrid(Grid):
         self._app = app
         self._devices = devices
         self._workers = workers
+        self._leaving = (BdbQuit,) if workers else (BdbQuit, SystemExit)
         self._states: dict[int, RecordDict] = {}
         self._ids = count(1)
         self._pending: dict[str, Future[Message]] = {}
@@ -125,11 +132,13 @@ class LocalGrid(Grid):
     def _handle(self, message: Message) -> Message:
         """Run the app for one device; whatever it raises becomes an error reply."""
         device = message.metadata.dst_node_id
+        kept = self._states.get(device)
         context = Context(
             run_id=message.metadata.run_id,
             node_id=device,
             node_config={"partition-id": device, "num-partitions": self._devices},
-            state=self._states.get(device) or RecordDict(),
+            # A copy: a device that fails must not leave its state half changed.
+            state=RecordDict() if kept is None else deepcopy(kept),
             run_config={},
         )
         try:
@@ -137,12 +146,15 @@ class LocalGrid(Grid):
             if not isinstance(reply, Message) or reply.metadata.src_node_id != device:
                 raise TypeError("the client app returned no reply to its message")
         except (Exception, SystemExit) as error:
+            if isinstance(error, self._leaving):
+                raise
             new = self._is_new(error)
             log.log(logging.WARNING if new else logging.DEBUG, _FAILED, device, exc_info=True)
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            return Message(Error(code=0, reason=reason), reply_to=message)
+            return Message(Error(code=RAISED, reason=reason(error)), reply_to=message)
         if context.state:
             self._states[device] = context.state
+        else:
+            self._states.pop(device, None)
         return reply
 
     def _is_new(self, error: BaseException) -> bool:

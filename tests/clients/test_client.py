@@ -9,6 +9,7 @@ from clients import NLUClient
 from fedsim import ConfigError, Population
 from fedsim.engine.flower import task_identity, to_parameters, to_record
 from fedsim.engine.local import LocalGrid
+from fedsim.engine.replies import NOTHING_HELD_OUT
 from fedsim.models import BiLSTMTagger, TransformerTagger
 
 PEOPLE = Population.load("home", devices=10).cut(2)
@@ -107,6 +108,7 @@ def test_a_device_without_test_utterances_says_so():
     reply = ask("evaluate", without[0])
     assert reply.has_error()
     assert reply.error.reason == "no held-out utterances"
+    assert reply.error.code == NOTHING_HELD_OUT
 
 
 def test_local_steps_take_the_place_of_epochs():

@@ -9,7 +9,14 @@ import torch
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedsim.engine.flower import LiveArray, quiet, task_identity, to_parameters, to_record
+from fedsim.engine.flower import (
+    LiveArray,
+    quiet,
+    reason,
+    task_identity,
+    to_parameters,
+    to_record,
+)
 
 ARRAYS = pytest.mark.parametrize(
     "values",
@@ -137,3 +144,26 @@ def test_quiet_drops_chatter_passes_errors_and_ends():
         logger.removeHandler(seen)
     assert seen.lines == ["broken", "afterwards"]
     assert logger.filters == filters
+
+
+class NotText(Exception):
+    def __str__(self):
+        return 3
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (ValueError("no\nroom"), "ValueError: no"),
+        (ValueError("\n\nlate"), "ValueError: late"),
+        (ValueError(), "ValueError"),
+        (ValueError(" \n"), "ValueError"),
+        (KeyError("a\nb"), "KeyError: 'a\\nb'"),
+        (SystemExit(3), "SystemExit: 3"),
+        (ValueError("half a \ud83d pair"), "ValueError: half a \\ud83d pair"),
+        (NotText(), "NotText, whose message cannot be read: TypeError"),
+    ],
+)
+def test_any_error_is_one_line_that_can_be_sent(error, sentence):
+    assert reason(error) == sentence
+    assert reason(error).encode().decode() == sentence
