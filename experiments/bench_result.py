@@ -45,8 +45,8 @@ class Measurement:
       name: what ran.
       seconds: (repeats, rounds) wall-clock seconds of every round.
       examples: (repeats, rounds) training examples of every round.
-      ratio: how many times as long it takes as `against`: see `ratio_of_rounds` and
-        `ratio_of_examples`; None where there is nothing to compare with.
+      ratio: how many times as long it takes as `against`, see `ratio_of_rounds`; None where there
+        is nothing to compare with.
       against: name of the line it is compared with, or None.
       peak_bytes: (repeats,) most memory its process had, where each repeat is a process.
     """
@@ -84,21 +84,6 @@ def ratio_of_rounds(line: Measurement, base: Measurement) -> float:
       2.5
     """
     return float(np.median(np.array(line.seconds) / np.array(base.seconds)))
-
-
-def ratio_of_examples(line: Measurement, base: Measurement) -> float:
-    """Median, over repeats, of seconds an example over those of the same repeat of `base`.
-
-    For lines whose rounds do not train the same devices.
-
-    Example:
-      >>> slow = Measurement(name="a", seconds=[[2.0, 2.0]], examples=[[1, 1]])
-      >>> fast = Measurement(name="b", seconds=[[1.0, 3.0]], examples=[[8, 8]])
-      >>> ratio_of_examples(slow, fast)
-      8.0
-    """
-    own, other = (np.sum(m.seconds, axis=1) / np.sum(m.examples, axis=1) for m in (line, base))
-    return float(np.median(own / other))
 
 
 @dataclass(frozen=True, kw_only=True)
