@@ -157,19 +157,21 @@ def seconds_of(simulation: Simulation) -> list[float]:
     return [line["seconds"] for line in simulation.run(progress=False).rounds]
 
 
-def recorded(simulation: Simulation) -> tuple[Run, list[float]]:
+def recorded(simulation: Simulation) -> tuple[Run, list[float], list[float]]:
     """Run it with its record and a checkpoint every round in a temporary folder.
 
     Returns:
-      The run, and the seconds of every round, those of the record and the checkpoint of the round
-      before included; the first holds all that comes before it instead.
+      The run, and of every round the wall-clock seconds and those of processor time of all threads;
+      those of the record and the checkpoint of the round before are included, and the first holds
+      all that comes before it instead.
     """
-    moments = [time.perf_counter()]
+    moments = [(time.perf_counter(), time.process_time())]
 
     def clock(finished: FinishedRound) -> dict[str, Any]:
-        moments.append(time.perf_counter())
+        moments.append((time.perf_counter(), time.process_time()))
         return {}
 
     with TemporaryDirectory() as folder:
         run = replace(simulation, probes=[clock]).run(Path(folder) / "run", progress=False)
-    return run, np.diff(moments).tolist()
+    seconds, cpu_seconds = np.diff(moments, axis=0).T.tolist()
+    return run, seconds, cpu_seconds
