@@ -268,6 +268,32 @@ class TestReport:
         assert measured.markdown() in capsys.readouterr().out
         assert json.loads(file.read_text())["name"] == "round"
 
+    def test_a_file_that_cannot_be_written_is_refused_before_anything_is_timed(
+        self, monkeypatch, capsys, tmp_path
+    ):
+        monkeypatch.setattr("experiments.bench_round.bench_round", lambda **_: pytest.fail("timed"))
+        for path, why in (
+            (tmp_path / "no" / "round.json", "No such file or directory"),
+            (tmp_path, "Is a directory"),
+        ):
+            assert main(["bench", "round", "--json", str(path)]) == 2
+            assert capsys.readouterr().err == (
+                f"fedsim: --json {path} cannot be written ({why}); name a file in a folder that "
+                "exists and that you may write to\n"
+            )
+
+    def test_a_benchmark_that_fails_leaves_the_file_as_it_was(self, monkeypatch, tmp_path):
+        def stopped(**_):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("experiments.bench_round.bench_round", stopped)
+        old, new = tmp_path / "old.json", tmp_path / "new.json"
+        old.write_text("{}")
+        for path in (old, new):
+            assert main(["bench", "round", "--json", str(path)]) == 130
+        assert old.read_text() == "{}"
+        assert not new.exists()
+
     def test_an_interpreter_that_cannot_be_run_is_refused(self, capsys):
         assert main(["bench", "round", "--pfl-python", "/no/such/python"]) == 2
         assert capsys.readouterr().err == (
