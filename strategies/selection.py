@@ -22,7 +22,6 @@ from fedsim.errors import require
 from fedsim.plan import Draw
 from fedsim.rng import stream
 
-
 IN_A_BIN = 16
 """Devices that share a bin of a fixed-size draw, on average."""
 
