@@ -172,6 +172,8 @@ def bench(command: BenchCommand) -> None:
     from experiments.bench_population import bench_population
     from experiments.bench_round import bench_round
 
+    if command.json is not None:
+        _check_writable(command.json)
     settings = {name: getattr(command, name) for name in ("rounds", "repeats", "workers")}
     if command.name == "round":
         measured = bench_round(**settings, pfl_python=command.pfl_python)
@@ -184,6 +186,20 @@ def bench(command: BenchCommand) -> None:
     print(measured.markdown())
     if command.json is not None:
         command.json.write_text(measured.json(), "utf-8")
+
+
+def _check_writable(path: Path) -> None:
+    """Refuse a file that cannot be written before minutes of work go into it."""
+    new = not path.exists()
+    try:
+        path.open("a").close()
+    except OSError as error:
+        raise ConfigError(
+            f"--json {path} cannot be written ({error.strerror}); name a file in a folder that "
+            "exists and that you may write to"
+        ) from None
+    if new:
+        path.unlink()
 
 
 COMMANDS: dict[str, tuple[type, Callable]] = {

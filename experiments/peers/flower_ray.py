@@ -3,7 +3,7 @@
     python -m experiments.peers.flower_ray CORES FILE ROUNDS
 
 prints one JSON line: seconds and examples of every round. `flwr run` is given an app folder, a home
-and a SuperLink of its own, which end with this process. A node is a device, as Flower has it.
+and a SuperLink of its own, which end with this process. There are as many nodes as devices.
 """
 
 import os

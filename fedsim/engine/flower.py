@@ -10,13 +10,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from io import BytesIO
+from types import MethodType
+from typing import TypeVar
+from weakref import proxy
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app.message.typeddict import TypedDict
 from flwr.common.constant import ErrorCode
 from flwr.supercore.task_identity import TaskIdentity
 from torch import Tensor
+
+View = TypeVar("View", bound=TypedDict)
 
 RAISED = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 NODE_UNAVAILABLE = ErrorCode.NODE_UNAVAILABLE
@@ -87,6 +93,36 @@ class LiveArray(Array):
 def _name(dtype: np.dtype) -> str:
     """A dtype's name; NumPy spells it anew each time: most of the cost of a `LiveArray`."""
     return str(dtype)
+
+
+class Content(RecordDict):
+    """A `RecordDict` that is freed as soon as nobody holds it.
+
+    Flower's views of the records of one kind refer to themselves. All a strategy has looked at, the
+    parameters of a whole cohort, would stay until Python looks for such cycles, which may be after
+    the next cohort has replied.
+    """
+
+    @property
+    def array_records(self) -> TypedDict[str, ArrayRecord]:
+        """The array records; changes reach the content."""
+        return _freed(super().array_records)
+
+    @property
+    def metric_records(self) -> TypedDict[str, MetricRecord]:
+        """The metric records; changes reach the content."""
+        return _freed(super().metric_records)
+
+    @property
+    def config_records(self) -> TypedDict[str, ConfigRecord]:
+        """The config records; changes reach the content."""
+        return _freed(super().config_records)
+
+
+def _freed(view: View) -> View:
+    """A view whose check of values, one of its own methods, no longer keeps it alive."""
+    view.__dict__["_check_value_fn"] = MethodType(type(view).check_value, proxy(view))  # type: ignore[attr-defined]
+    return view
 
 
 def to_record(parameters: Mapping[str, Tensor]) -> ArrayRecord:

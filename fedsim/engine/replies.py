@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Message, MetricRecord
 from torch import Tensor
 
-from fedsim.engine.flower import NODE_UNAVAILABLE, REPLY_EXPIRED, LiveArray, reason
+from fedsim.engine.flower import NODE_UNAVAILABLE, REPLY_EXPIRED, Content, LiveArray, reason
 from fedsim.plan import Failure
 
 NAMES = ("arrays", "metrics")
@@ -97,6 +97,7 @@ def collect(
             continue
         reply, failure = by_device[device]
         if failure is None:
+            reply.content = Content(dict(reply.content))
             valid.append(reply)
         elif sent is not None or not _has_nothing(reply):
             failures.append(failure)
@@ -224,7 +225,7 @@ def _alike(replies: list[Message]) -> list[Message]:
         if own != common or names != NAMES[-len(names) :]:
             metrics = metrics_of(reply)
             kept = MetricRecord({key: metrics[key] for key, _ in sorted(common)})
-            reply.content = RecordDict({NAMES[1]: kept})
+            reply.content = Content({NAMES[1]: kept})
             for arrays in sent.values():
                 reply.content[NAMES[0]] = arrays
     return replies

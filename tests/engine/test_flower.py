@@ -6,10 +6,11 @@ import logging
 import numpy as np
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedsim.engine.flower import (
+    Content,
     LiveArray,
     quiet,
     reason,
@@ -94,6 +95,26 @@ def test_read_only_bytes_become_tensors_of_their_own():
 
 def identity():
     return TaskIdentity._run_id, TaskIdentity._node_id, TaskIdentity._task_id
+
+
+@pytest.mark.parametrize(
+    ("kind", "record"),
+    [
+        ("array_records", ArrayRecord()),
+        ("metric_records", MetricRecord({"a": 1})),
+        ("config_records", ConfigRecord({"a": 1})),
+    ],
+)
+def test_views_of_a_content_are_flowers(kind, record):
+    own, flowers = Content({"x": record}), RecordDict({"x": record})
+    assert getattr(own, kind) == getattr(flowers, kind) == {"x": record}
+    for content in (own, flowers):
+        view = getattr(content, kind)
+        with pytest.raises(TypeError, match=f"Expected `{type(record).__name__}`"):
+            view["y"] = "no record"
+        view["y"] = record
+        del view["x"]
+        assert content == {"y": record}
 
 
 def test_messages_can_be_made_inside_and_the_identity_is_restored():

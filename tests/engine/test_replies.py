@@ -1,6 +1,8 @@
 """Claims about which replies count: no device takes a round down or poisons the model."""
 
+import gc
 import warnings
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -185,6 +187,19 @@ def test_replies_and_failures_come_in_device_order_however_they_arrive(order):
     found = collect(replies, order, MODEL)
     assert [r.metadata.src_node_id for r in found.valid] == [0, 2, 3, 5, 6]
     assert [f.device for f in found.failures] == [1, 4]
+
+
+def test_replies_that_were_aggregated_are_freed_at_once():
+    heard = collect([good(0), good(1)], (0, 1), MODEL).heard
+    left = [ref(reply.content["arrays"]) for reply in heard]
+    gc.disable()
+    try:
+        FedAvg().aggregate_train(1, heard)
+        assert all(each() for each in left)
+        del heard
+        assert not any(each() for each in left)
+    finally:
+        gc.enable()
 
 
 def test_train_loss_is_weighted_by_real_examples():
