@@ -120,12 +120,13 @@ def test_a_superlink_that_does_not_start_says_why(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("usual_signals")
 @pytest.mark.parametrize(
     "signals", [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGHUP)]
 )
 def test_a_run_that_a_signal_stopped_leaves_no_process_and_goes_on(tmp_path, signals):
     out = tmp_path / "run"
-    options = [*SMALL, "--rounds", "120", "--evaluate-every", "120"]
+    options = [*SMALL, "--rounds", "60", "--evaluate-every", "60"]
     command = [sys.executable, "-m", "experiments"]
     run = subprocess.Popen(
         [*command, "run", "--engine", "flower", *options, "--out", str(out)],
@@ -146,7 +147,7 @@ def test_a_run_that_a_signal_stopped_leaves_no_process_and_goes_on(tmp_path, sig
     assert ids
     assert running(ids) == []
     done = len((out / "rounds.jsonl").read_text().splitlines())
-    assert 0 < done < 120
+    assert 0 < done < 60
     assert subprocess.run([*command, "resume", str(out)], env=FROM_HERE).returncode == 0
     there = load_run(out)
     here = run_recipe(RunOptions(**{**there.config["recipe"], "engine": "local"}), None)

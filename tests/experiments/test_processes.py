@@ -12,6 +12,8 @@ import pytest
 import experiments.processes
 from experiments.processes import descendants, requests_to_end, running, stop
 
+pytestmark = pytest.mark.usefixtures("usual_signals")
+
 FAMILY = """
 import subprocess, sys, time
 subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
