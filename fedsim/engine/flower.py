@@ -39,6 +39,20 @@ def task_identity() -> Iterator[None]:
             setattr(TaskIdentity, name, value)
 
 
+def reason(error: BaseException) -> str:
+    """What an error reply says of an exception: one line, whatever the exception's own text does.
+
+    Example:
+      >>> reason(KeyError("slots"))
+      "KeyError: 'slots'"
+    """
+    try:
+        lines = str(error).splitlines()
+    except Exception:
+        lines = ["its message cannot be shown"]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+
+
 class LiveArray(Array):
     """An `Array` over a NumPy buffer; serialised only when `data` is read.
 
