@@ -17,7 +17,7 @@ def _one_thread() -> None:
 
 @pytest.fixture
 def usual_signals() -> Iterator[None]:
-    """Signals that end a process do so, also where the tests run in the background or under nohup."""
+    """Signals that end a process do so here, also under nohup and in the background."""
     usual = {signal.SIGINT: signal.default_int_handler}
     usual |= dict.fromkeys((signal.SIGTERM, signal.SIGHUP), signal.SIG_DFL)
     before = {number: signal.signal(number, handler) for number, handler in usual.items()}
