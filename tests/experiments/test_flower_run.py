@@ -52,7 +52,6 @@ def test_without_ray_one_sentence_says_what_to_install(tmp_path, monkeypatch, ca
     assert not out.exists()
 
 
-@pytest.mark.slow
 def test_two_rounds_on_ray_equal_those_of_the_local_engine(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
