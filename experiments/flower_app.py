@@ -72,10 +72,8 @@ def options_of(run_config: Mapping[str, Any]) -> tuple[RunOptions, Path | None]:
 
 def _value(key: str, value: Any, hint: Any) -> Any:
     """A value as the option's type; TOML tells 1 from 1.0 and text from truth."""
-    require(
-        hint is bool or not isinstance(value, bool),
-        f"{key} is {str(value).lower()}, a truth value; write its value as `fedsim run` takes it",
-    )
+    wanted = "true or false" if hint is bool else "a value as `fedsim run` takes it, no truth value"
+    require(isinstance(value, bool) == (hint is bool), f"{key} is {value!r}; expected {wanted}")
     check_value(key, str(value), hint)
     number = next((kind for kind in (int, float) if kind in (hint, *get_args(hint))), None)
     if number is not None:

@@ -66,6 +66,15 @@ def test_two_rounds_on_ray_equal_those_of_the_local_engine(tmp_path, monkeypatch
     assert without_engine(there.config) == without_engine(here.config)
 
 
+def test_a_run_without_a_folder_that_was_stopped_names_none_to_go_on_from(monkeypatch, capsys):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiments.flower_run, "run_on_flower", stopped)
+    assert main(["run", "--engine", "flower", *SMALL]) == 130
+    assert capsys.readouterr().err == "fedsim: interrupted\n"
+
+
 SAID = """\
 INFO :      Starting Flower Simulation
 OSError: AF_UNIX path length cannot exceed 107 bytes: '/a/very/long/one'
