@@ -122,7 +122,7 @@ def run(command: RunCommand) -> None:
     from experiments.recipe import run_recipe
 
     values = {field.name: getattr(command, field.name) for field in fields(RunOptions)}
-    _show(run_recipe(RunOptions(**values), command.out))
+    show(run_recipe(RunOptions(**values), command.out))
 
 
 def resume(command: ResumeCommand) -> None:
@@ -132,10 +132,10 @@ def resume(command: ResumeCommand) -> None:
     if (command.folder / "summary.json").is_file():
         print(f"The run in {command.folder} is finished; there is nothing left to do.")
         return
-    _show(recipe.resume(command.folder))
+    show(recipe.resume(command.folder))
 
 
-def _show(finished: "Run") -> None:
+def show(finished: "Run") -> None:
     """Print a run's figures, what a reader should know of them, and where the record is."""
     from fedsim.report.failures import failure_notes
 

@@ -81,8 +81,8 @@ class RunOptions:
         error=.05; deadline=20 (simulated seconds), with speed=100 (examples a second) and spread=1.
       engine: train devices on threads of this process (local), or on Flower's runtime, as processes
         under Ray (flower).
-      workers: threads, or processes under flower, that train devices; 0 trains inline; default one
-        a core.
+      workers: threads, or processes under flower, that train devices; 0 trains inline (local
+        engine); default one a core.
       seed: of the initial model, the cohorts and the batches; the people stay the same, so that
         runs can be compared.
     """
@@ -140,6 +140,15 @@ class RunOptions:
 
         Keep.parse(self.keep)
         faults_of(self)
+        every, workers, checkpoint = self.evaluate_every, self.workers, self.checkpoint_every
+        require(every is None or every >= 1, f"evaluate_every is {every}; choose 1 or more")
+        require(checkpoint >= 1, f"checkpoint_every is {checkpoint}; choose 1 or more")
+        require(workers is None or workers >= 0, f"workers is {workers}; choose 0 (inline) or more")
+        require(
+            workers != 0 or self.engine == "local",
+            "workers is 0, which trains inline, and --engine flower trains in processes of its "
+            "own; choose 1 or more, or --engine local",
+        )
         mu = self.proximal_mu
         require(mu is None or mu >= 0, f"proximal_mu is {mu}; choose 0 (none) or more")
         require(self.seed >= 0, f"seed is {self.seed}; choose 0 or more")

@@ -204,3 +204,17 @@ def test_columns_that_are_no_pairs_are_refused(columns):
 def test_options_that_cannot_be_meant_are_refused(options, sentence):
     with pytest.raises(ConfigError, match=sentence):
         RunOptions(**options)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"workers": -1}, r"workers is -1; choose 0 \(inline\) or more"),
+        ({"workers": 0, "engine": "flower"}, "workers is 0, which trains inline, and --engine fl"),
+        ({"evaluate_every": 0}, "evaluate_every is 0; choose 1 or more"),
+        ({"checkpoint_every": 0}, "checkpoint_every is 0; choose 1 or more"),
+    ],
+)
+def test_what_needs_no_corpus_is_refused_with_the_options(given, said):
+    with pytest.raises(ConfigError, match=said):
+        RunOptions(**given)
