@@ -6,6 +6,7 @@ depend on how many workers there are.
 """
 
 import logging
+import sys
 from bdb import BdbQuit
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +25,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+SWITCH_INTERVAL = 5e-5
+"""Seconds for which a thread may keep the interpreter from others that wait for it."""
 
 _FAILED = "device %d failed; further errors of this kind are counted, not shown"
 
@@ -57,8 +61,14 @@ class LocalGrid(Grid):
         self._told: dict[tuple, object] = {}
 
     def __enter__(self) -> "LocalGrid":
-        self._threads_before = torch.get_num_threads()
+        self._threads_before, self._interval_before = (
+            torch.get_num_threads(),
+            sys.getswitchinterval(),
+        )
         torch.set_num_threads(1)
+        # Training is many short kernels: a worker that comes out of one should not wait 5 ms until
+        # another hands over the interpreter.
+        sys.setswitchinterval(SWITCH_INTERVAL)
         self._pool = ThreadPoolExecutor(self._workers) if self._workers else None
         return self
 
@@ -66,6 +76,7 @@ class LocalGrid(Grid):
         if self._pool:
             self._pool.shutdown(cancel_futures=True)
         torch.set_num_threads(self._threads_before)
+        sys.setswitchinterval(self._interval_before)
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterable[R]:
         """Apply a function on the workers; results in the order of the items."""
