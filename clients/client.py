@@ -9,10 +9,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from flwr.app import Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedsim.engine.flower import to_parameters, to_record
+from fedsim.engine.flower import records, to_parameters, to_record
 from fedsim.engine.replies import NOTHING_HELD_OUT
 from fedsim.errors import require
 from fedsim.models import JointTagger
@@ -160,7 +160,7 @@ def app(trainer: LocalTrainer) -> ClientApp:
 
 
 def _parameters(message: Message):
-    return to_parameters(next(iter(message.content.array_records.values())))
+    return to_parameters(next(iter(records(message.content, ArrayRecord).values())))
 
 
 def _device(message: Message, context: Context) -> int:
@@ -170,6 +170,6 @@ def _device(message: Message, context: Context) -> int:
 def _config(message: Message) -> dict:
     return {
         key: value
-        for record in message.content.config_records.values()
+        for record in records(message.content, ConfigRecord).values()
         for key, value in record.items()
     }

@@ -8,19 +8,25 @@ Replies are handed on in device order, because floating-point sums depend on it.
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord
 from torch import Tensor
 
-from fedsim.engine.flower import NODE_UNAVAILABLE, REPLY_EXPIRED, Content, LiveArray, reason
+from fedsim.engine.flower import (
+    NODE_UNAVAILABLE,
+    REPLY_EXPIRED,
+    Content,
+    LiveArray,
+    reason,
+    records,
+)
 from fedsim.plan import Failure
 
 NAMES = ("arrays", "metrics")
 """Names of the two records of a reply."""
 
-Kind = TypeVar("Kind", ArrayRecord, MetricRecord)
 
 LARGEST_NORM = 1e19
 """Norm of an array above which training has exploded: its square is beyond float32. Averaged in,
@@ -124,18 +130,9 @@ def arrays_fault(arrays: ArrayRecord, sent: Mapping[str, np.ndarray]) -> str | N
     return None
 
 
-def records(reply: Message, kind: type[Kind]) -> dict[str, Kind]:
-    """The records of one kind in a reply, by name.
-
-    Flower's `array_records` and `metric_records` give the same, and set every record anew in a
-    mirror of the content and in the content itself whenever they are read.
-    """
-    return {name: each for name, each in reply.content.items() if isinstance(each, kind)}
-
-
 def metrics_of(reply: Message) -> MetricRecord:
     """The first metric record of a reply that has one."""
-    return next(iter(records(reply, MetricRecord).values()))
+    return next(iter(records(reply.content, MetricRecord).values()))
 
 
 def _failure(
@@ -152,8 +149,8 @@ def _failure(
 
 def _fault(reply: Message, sent: Mapping[str, np.ndarray] | None, needs: str | None) -> str | None:
     """Why a reply cannot be used, or None."""
-    arrays = list(records(reply, ArrayRecord).values())
-    metrics = list(records(reply, MetricRecord).values())
+    arrays = list(records(reply.content, ArrayRecord).values())
+    metrics = list(records(reply.content, MetricRecord).values())
     if sent is None:
         if len(metrics) != 1:
             return f"{len(metrics)} metric records; expected one"
@@ -220,8 +217,8 @@ def _alike(replies: list[Message]) -> list[Message]:
     keys = [_keys(reply) for reply in replies]
     common = set.intersection(*keys) if keys else set()
     for reply, own in zip(replies, keys, strict=True):
-        sent = records(reply, ArrayRecord)
-        names = (*sent, *records(reply, MetricRecord))
+        sent = records(reply.content, ArrayRecord)
+        names = (*sent, *records(reply.content, MetricRecord))
         if own != common or names != NAMES[-len(names) :]:
             metrics = metrics_of(reply)
             kept = MetricRecord({key: metrics[key] for key, _ in sorted(common)})
