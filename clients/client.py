@@ -36,7 +36,8 @@ class NLUClient:
       local_steps: batches a round instead of epochs, or None.
       optimizer: "sgd" or "adamw".
       learning_rate: > 0, or None for the model's `sgd_rate` (1.0 for a BiLSTM, 0.1 for a
-        transformer) and 1e-3 under adamw.
+        transformer), 1e-3 under adamw, and under privacy the model's `private_rate` (1.0 and 0.3)
+        over the clip norm.
       proximal_mu: weight of a proximal term of the client's own; FedProx sends its own instead.
       privacy: DP-SGD instead of SGD, so that each example is protected, the server included among
         those it is protected from; or None. Every batch then takes every example by its own coin,
@@ -88,6 +89,8 @@ class NLUClient:
         """The learning rate, or the default one for this optimizer and model."""
         if self.learning_rate is not None:
             return self.learning_rate
+        if self.privacy is not None and math.isfinite(self.privacy.clip_norm):
+            return model.private_rate / self.privacy.clip_norm
         return model.sgd_rate if self.optimizer == "sgd" else ADAMW_RATE
 
     def examples_served(self, held: np.ndarray) -> np.ndarray:

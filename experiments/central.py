@@ -37,7 +37,7 @@ from fedsim.training.scoring import Scorer
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 20, 32, 2e-3
 
 PRIVATE_BATCH_SIZE = 256
-"""Expected examples of a private step: noise is per step, so that large batches drown less in it."""
+"""Expected examples of a private step: noise is added once a step, so large batches drown less."""
 
 
 def run_central(options: RunOptions, out: Path | str | None) -> Run:
