@@ -67,8 +67,8 @@ class JointTagger(nn.Module):
     sgd_rate: float
     private_rate: float
     """Untrained, every example's gradient is longer than 1 (about 9 in a BiLSTM and 60 in a
-    transformer), so that a step's length and its noise follow from rate x clip norm alone. Chosen on
-    the dev set of `massive` (noise multiplier 0.5, cohort 32) among 0.1, 0.3, 1 and 3 for the
+    transformer), so that a step's length and its noise follow from rate x clip norm alone. Chosen
+    on the dev set of `massive` (noise multiplier 0.5, cohort 32) among 0.1, 0.3, 1 and 3 for the
     BiLSTM (intent accuracy after 40 rounds .10, .16, .24, .10) and 0.03, 0.1, 0.3 and 1 for the
     transformer (after 20 rounds .03, .06, .12, .11); of 0.1, 0.3 and 1 the BiLSTM's was best on
     `snips` too."""
