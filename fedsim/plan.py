@@ -54,7 +54,8 @@ class Failure(NamedTuple):
 
     Attributes:
       device: its id, or SERVER.
-      stage: "unavailable" (it could not be asked), "train" (it replied with an error), "dropout"
+      stage: "unavailable" (it could not be asked), "refused" (it has taken part as often as its
+        privacy allows), "train" (it replied with an error), "dropout"
         (it trained, and its reply was lost), "late" (its reply came after the round had closed),
         "reply" (what it sent cannot be used), "missing", "evaluate" (in any of these ways, where
         devices evaluate), or "aggregate" (the strategy's result cannot be used; the old model

@@ -3,13 +3,15 @@
 Faults act between the server and an engine's grid, so they are the same under every engine. A
 reply that is lost or late becomes an error reply whose code says so; a spoiled one goes on to the
 ordinary checks of replies, which have to find it. Failures that a fault is to blame for say so, and
-are counted apart from the others.
+are counted apart from the others. Devices that protect their own examples are charged here, before
+anything can happen to them, and may refuse.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -17,10 +19,11 @@ from flwr.app import Error, Message
 from flwr.serverapp import Grid
 
 from fedsim.engine.flower import NODE_UNAVAILABLE, RAISED
-from fedsim.engine.replies import DROPPED_OUT, LATE, SIMULATED, SpoiledArray
+from fedsim.engine.replies import DROPPED_OUT, LATE, REFUSAL, SIMULATED, SpoiledArray
 from fedsim.faults import Faults
 from fedsim.plan import Failure, FinishedRound
 from fedsim.population import Population
+from fedsim.privacy.example_spent import ExamplePrivacy
 
 EXPLODED = 1e30
 """What exploding parameters are multiplied by: finite in float32, but their squares are not, so
@@ -40,12 +43,14 @@ class Exchange:
       client: the devices' config, whose `examples_served` says how much work a device has; one
         without it (a user's own `ClientApp`) is taken to go over what it holds once.
       people: cut into the periods of the run.
+      example: charges devices for their own privacy when they are drawn, or None.
     """
 
     faults: Faults | None
     seed: int
     client: Any
     people: Population
+    example: ExamplePrivacy | None = None
 
     def send_and_receive(
         self, grid: Grid, messages: Iterable[Message], *, round: int, period: int
@@ -54,9 +59,20 @@ class Exchange:
 
         A device that trains keeps its own state even where its reply is lost.
         """
+        messages = list(messages)
+        refused: set[int] = set()
+        if self.example is not None:
+            drawn = [m.metadata.dst_node_id for m in messages]
+            refused = self.example.charge(drawn, period)
+        refusals = [
+            _failed(m, REFUSAL, "the device has taken part as often as its privacy allows")
+            for m in messages
+            if m.metadata.dst_node_id in refused
+        ]
+        asked = [m for m in messages if m.metadata.dst_node_id not in refused]
         if self.faults is None:
-            return grid.send_and_receive(messages)
-        return self._under(self.faults, grid, messages, round, period)
+            return chain(refusals, grid.send_and_receive(asked))
+        return chain(refusals, self._under(self.faults, grid, asked, round, period))
 
     def __call__(self, finished: FinishedRound) -> dict[str, float]:
         """`faults/STAGE`, what failed there by simulated faults, and `failures/STAGE`, the rest.

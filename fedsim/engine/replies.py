@@ -23,6 +23,7 @@ from fedsim.engine.flower import (
     records,
 )
 from fedsim.plan import Failure
+from fedsim.privacy.example_spent import REFUSED
 
 NAMES = ("arrays", "metrics")
 """Names of the two records of a reply."""
@@ -32,13 +33,15 @@ LARGEST_NORM = 1e19
 """Norm of an array above which training has exploded: its square is beyond float32. Averaged in,
 one such reply would leave nothing of the model."""
 
-DROPPED_OUT, LATE = 101, 102
-"""Codes of error replies that a simulated fault made, beside Flower's own."""
+DROPPED_OUT, LATE, REFUSAL = 101, 102, 103
+"""Codes of error replies that no app made: two simulated faults, and a device that has taken part
+as often as its privacy allows."""
 
 STAGES = {
     NODE_UNAVAILABLE: "unavailable",
     DROPPED_OUT: "dropout",
     LATE: "late",
+    REFUSAL: REFUSED,
     REPLY_EXPIRED: "late",
 }
 """Where a device failed, by the code of its error reply; "train" for the others."""
