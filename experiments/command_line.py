@@ -124,7 +124,7 @@ def run(command: RunCommand) -> None:
     from experiments.recipe import run_recipe
 
     values = {field.name: getattr(command, field.name) for field in fields(RunOptions)}
-    _show(run_recipe(RunOptions(**values), command.out))
+    show(run_recipe(RunOptions(**values), command.out))
 
 
 def resume(command: ResumeCommand) -> None:
@@ -134,10 +134,10 @@ def resume(command: ResumeCommand) -> None:
     if (command.folder / "summary.json").is_file():
         print(f"The run in {command.folder} is finished; there is nothing left to do.")
         return
-    _show(recipe.resume(command.folder))
+    show(recipe.resume(command.folder))
 
 
-def _show(finished: "Run") -> None:
+def show(finished: "Run") -> None:
     """Print a run's figures, what a reader should know of them, and where the record is."""
     from fedsim.report.failures import failure_notes
 
@@ -183,6 +183,8 @@ def bench(command: BenchCommand) -> None:
         command.name != "dpsgd" or command.workers is None,
         f"--workers is {command.workers}, and bench dpsgd trains no devices; leave it out",
     )
+    if command.json is not None:
+        _check_writable(command.json)
     settings = {name: getattr(command, name) for name in ("rounds", "repeats", "workers")}
     if command.name == "round":
         measured = bench_round(**settings, pfl_python=command.pfl_python)
@@ -193,6 +195,20 @@ def bench(command: BenchCommand) -> None:
     print(measured.markdown())
     if command.json is not None:
         command.json.write_text(measured.json(), "utf-8")
+
+
+def _check_writable(path: Path) -> None:
+    """Refuse a file that cannot be written before minutes of work go into it."""
+    new = not path.exists()
+    try:
+        path.open("a").close()
+    except OSError as error:
+        raise ConfigError(
+            f"--json {path} cannot be written ({error.strerror}); name a file in a folder that "
+            "exists and that you may write to"
+        ) from None
+    if new:
+        path.unlink()
 
 
 COMMANDS: dict[str, tuple[type, Callable]] = {

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fedsim.errors import require
 from fedsim.models.joint import Batch, Parameters
+from fedsim.privacy.noise import secure
 from fedsim.training.kernel import clipped_gradient
 from fedsim.training.procedures import Losses, State
 
@@ -35,6 +36,7 @@ class DPSGD:
       physical_size: examples worked on at once, >= 1; changes memory and time alone.
       proximal_mu: weight of (mu / 2) |w - w_received|^2, >= 0; added after clipping, it depends on
         no example.
+      secure_noise: take the noise from the operating system's generator.
     """
 
     losses: Losses
@@ -43,6 +45,7 @@ class DPSGD:
     noise_multiplier: float
     physical_size: int
     proximal_mu: float = 0.0
+    secure_noise: bool = False
 
     leaves_unused_rows: ClassVar[bool] = False
     """Noise goes to every row: which rows stay still would tell which words were said."""
@@ -72,7 +75,7 @@ class DPSGD:
         }
         if self.proximal_mu:
             state["anchor"] = {name: p.detach() for name, p in parameters.items()}
-        if self.noise_multiplier:
+        if self.noise_multiplier and not self.secure_noise:
             require(
                 stream is not None,
                 "DPSGD.start was given no stream to draw its noise from; "
@@ -114,9 +117,13 @@ class DPSGD:
         wide = {n: p.new_empty(p.shape, dtype=_sum_type(p)) for n, p in state["parameters"].items()}
         if not self.noise_multiplier:
             return {name: p.zero_() for name, p in wide.items()}
+        deviation = self.noise_multiplier * self.clip_norm
+        if self.secure_noise:
+            for p in wide.values():
+                p.copy_(torch.from_numpy(deviation * secure(p.numel())).view(p.shape))
+            return wide
         generator = torch.Generator(next(iter(wide.values())).device)
         generator.set_state(state["noise"])
-        deviation = self.noise_multiplier * self.clip_norm
         for p in wide.values():
             p.normal_(0.0, deviation, generator=generator)
         state["noise"] = generator.get_state()
