@@ -49,7 +49,9 @@ class Measurement:
         is nothing to compare with.
       against: name of the line it is compared with, or None.
       cpu_seconds: (repeats, rounds) seconds of processor time of all threads, or None.
-      peak_bytes: (repeats,) most memory its process had, where each repeat is a process.
+      peak_bytes: (repeats,) most memory its process had, where each repeat is a process; or what
+        the benchmark's notes say.
+      peak_ratio: how many times as much memory it takes as `against`, or None.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Measurement:
     against: str | None = None
     cpu_seconds: Sequence[Sequence[float]] | None = None
     peak_bytes: Sequence[int] | None = None
+    peak_ratio: float | None = None
 
     @property
     def median(self) -> float:
@@ -90,6 +93,19 @@ def ratio_of_rounds(line: Measurement, base: Measurement) -> float:
       2.5
     """
     return float(np.median(np.array(line.seconds) / np.array(base.seconds)))
+
+
+def ratio_of_peaks(line: Measurement, base: Measurement) -> float:
+    """Median, over repeats, of peak memory over that of the same repeat of `base`.
+
+    Example:
+      >>> large = Measurement(name="a", seconds=[[1.0]], examples=[[4]], peak_bytes=[300])
+      >>> small = Measurement(name="b", seconds=[[1.0]], examples=[[4]], peak_bytes=[200])
+      >>> ratio_of_peaks(large, small)
+      1.5
+    """
+    own, other = (np.array(m.peak_bytes, dtype=float) for m in (line, base))
+    return float(np.median(own / other))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,11 +145,11 @@ class Benchmark:
             "seconds": [f"{m.median:.3f}" for m in measured],
             "CPU seconds": [f"{_median(m.cpu_seconds):.3f}" for m in measured if m.cpu_seconds],
             "examples/s": [f"{m.examples_per_second:,.0f}" for m in measured],
-            "peak memory": [f"{max(m.peak_bytes) / 1e9:.2f} GB" for m in measured if m.peak_bytes],
+            "peak memory": [_size(max(m.peak_bytes)) for m in measured if m.peak_bytes],
         }
         # A benchmark measures something of all of its lines or of none.
         columns = {name: cells for name, cells in columns.items() if cells}
-        ratios = ["" if m.ratio is None else f"{m.ratio:.2f} of {m.against}" for m in measured]
+        ratios = [_ratio(m) for m in measured]
         names = [m.name for m in measured]
         lines = [
             _row("a round of", *columns, "ratio"),
@@ -144,6 +160,17 @@ class Benchmark:
         lines.extend(map(_verdict, self.budgets))
         lines.extend(f"- Note: {note}" for note in self.notes)
         return "\n".join(lines) + "\n"
+
+
+def _ratio(line: Measurement) -> str:
+    if line.ratio is None:
+        return ""
+    memory = "" if line.peak_ratio is None else f", memory {line.peak_ratio:.2f}"
+    return f"{line.ratio:.2f} of {line.against}{memory}"
+
+
+def _size(most: int) -> str:
+    return f"{most / 1e9:.2f} GB" if most >= 1e8 else f"{most / 1e6:.1f} MB"
 
 
 def _row(*cells: str) -> str:

@@ -101,15 +101,17 @@ class BenchCommand:
 
     Attributes:
       name: round: a round of training against loops over the same devices, and other simulators;
-        population: a round among a million devices against one among a thousand.
-      rounds: timed rounds of each candidate and repeat.
+        population: a round among a million devices against one among a thousand;
+        dpsgd: an exact private step against an ordinary one, Opacus and a loop over examples.
+      rounds: timed rounds (dpsgd: steps) of each candidate and repeat.
       repeats: turns each candidate gets; medians over them are reported.
-      workers: threads that train devices; 0 trains inline; default one a core.
+      workers: threads that train devices; 0 trains inline; default one a core (not dpsgd, which
+        takes one thread and all).
       pfl_python: an interpreter with pfl[pytorch], to time pfl-research as well (round alone).
       json: file for the machine, every measurement and the budgets.
     """
 
-    name: tyro.conf.Positional[Literal["round", "population"]]
+    name: tyro.conf.Positional[Literal["round", "population", "dpsgd"]]
     rounds: int = 8
     repeats: int = 5
     workers: int | None = None
@@ -169,20 +171,27 @@ def experiment(command: ExperimentCommand) -> None:
 
 def bench(command: BenchCommand) -> None:
     """`fedsim bench`."""
+    from experiments.bench_dpsgd import bench_dpsgd
     from experiments.bench_population import bench_population
     from experiments.bench_round import bench_round
 
+    require(
+        command.name == "round" or command.pfl_python is None,
+        "--pfl-python names another simulator for bench round; leave it out here",
+    )
+    require(
+        command.name != "dpsgd" or command.workers is None,
+        f"--workers is {command.workers}, and bench dpsgd trains no devices; leave it out",
+    )
     if command.json is not None:
         _check_writable(command.json)
     settings = {name: getattr(command, name) for name in ("rounds", "repeats", "workers")}
     if command.name == "round":
         measured = bench_round(**settings, pfl_python=command.pfl_python)
-    else:
-        require(
-            command.pfl_python is None,
-            "--pfl-python names another simulator for bench round; leave it out here",
-        )
+    elif command.name == "population":
         measured = bench_population(**settings)
+    else:
+        measured = bench_dpsgd(steps=command.rounds, repeats=command.repeats)
     print(measured.markdown())
     if command.json is not None:
         command.json.write_text(measured.json(), "utf-8")
@@ -214,7 +223,7 @@ USAGE = """usage: fedsim COMMAND [OPTIONS]
   run                 one simulation
   resume DIR          go on with one that was interrupted
   experiment NAME     one paper-style table: selection
-  bench NAME          one benchmark: round, population
+  bench NAME          one benchmark: round, population, dpsgd
 
   fedsim COMMAND --help    the options of a command
   fedsim --version         the version"""

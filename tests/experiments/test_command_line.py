@@ -291,6 +291,8 @@ class TestRefusals:
                 "experiment, bench",
             ),
             (["zzz"], "unknown command 'zzz'; choose one of run, resume, experiment, bench"),
+            (["bench", "dpsgd", "--workers", "2"], "bench dpsgd trains no devices; leave it out"),
+            (["bench", "dpsgd", "--pfl-python", "p"], "names another simulator for bench round"),
             (["run", "--cohrt", "3"], "unknown option --cohrt (did you mean '--cohort'?)"),
             (["run", "--sellection=top"], "--sellection (did you mean '--selection'?)"),
             (["run", "--qqqq"], "unknown option --qqqq; see --help"),
