@@ -70,8 +70,8 @@ class JointTagger(nn.Module):
     transformer), so that a step's length and its noise follow from rate x clip norm alone. Chosen
     on the dev set of `massive` (noise multiplier 0.5, cohort 32) among 0.1, 0.3, 1 and 3 for the
     BiLSTM (intent accuracy after 40 rounds .10, .16, .24, .10) and 0.03, 0.1, 0.3 and 1 for the
-    transformer (after 20 rounds .03, .06, .12, .11); of 0.1, 0.3 and 1 the BiLSTM's was best on
-    `snips` too."""
+    transformer (after 20 rounds .03, .06, .12, .11); the largest
+    of these tried on `snips`, 1 and 0.3, were best there."""
     lookup: str | None = "embedding"
     """A parameter whose rows are read by `token_ids` and by nothing else, or None. Devices then
     train the rows of their own words alone."""
