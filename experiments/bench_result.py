@@ -44,7 +44,7 @@ class Measurement:
     Attributes:
       name: what ran.
       seconds: (repeats, rounds) wall-clock seconds of every round.
-      examples: (repeats, rounds) training examples of every round.
+      examples: (repeats, rounds) training examples of every round, None where nothing trains.
       ratio: how many times as long it takes as `against`: see `ratio_of_rounds` and
         `ratio_of_examples`; None where there is nothing to compare with.
       against: name of the line it is compared with, or None.
@@ -53,7 +53,7 @@ class Measurement:
 
     name: str
     seconds: Sequence[Sequence[float]]
-    examples: Sequence[Sequence[int]]
+    examples: Sequence[Sequence[int]] | None = None
     ratio: float | None = None
     against: str | None = None
     peak_bytes: Sequence[int] | None = None
@@ -64,8 +64,10 @@ class Measurement:
         return float(np.median(self.seconds, axis=0).mean())
 
     @property
-    def examples_per_second(self) -> float:
+    def examples_per_second(self) -> float | None:
         """Training examples a second: the median over repeats."""
+        if self.examples is None:
+            return None
         return float(np.median(np.sum(self.examples, axis=1) / np.sum(self.seconds, axis=1)))
 
     def contents(self) -> dict[str, Any]:
@@ -97,7 +99,7 @@ def ratio_of_examples(line: Measurement, base: Measurement) -> float:
       >>> ratio_of_examples(slow, fast)
       8.0
     """
-    own, other = (np.sum(m.seconds, axis=1) / np.sum(m.examples, axis=1) for m in (line, base))
+    own, other = (np.sum(m.seconds, axis=1) / np.sum(m.examples or 0, axis=1) for m in (line, base))
     return float(np.median(own / other))
 
 
@@ -111,6 +113,7 @@ class Benchmark:
       measurements: a line each.
       budgets: what had to hold.
       notes: sentences on what is missing, and why.
+      timed: what the seconds are of.
     """
 
     name: str
@@ -118,6 +121,7 @@ class Benchmark:
     measurements: Sequence[Measurement]
     budgets: Sequence[Budget]
     notes: Sequence[str] = ()
+    timed: str = "a round of"
 
     def json(self) -> str:
         """Machine, settings, every measurement and the budgets, as a JSON object."""
@@ -134,15 +138,21 @@ class Benchmark:
     def markdown(self) -> str:
         """One pipe table, and a sentence a budget."""
         memory = any(m.peak_bytes for m in self.measurements)
-        lines = [
-            f"| a round of | seconds | examples/s | {'peak memory | ' if memory else ''}ratio |",
-            f"|:--|--:|--:|{'--:|' if memory else ''}:--|",
+        trains = any(m.examples for m in self.measurements)
+        titles = [
+            self.timed,
+            "seconds",
+            *(["examples/s"] if trains else []),
+            *(["peak memory"] if memory else []),
+            "ratio",
         ]
+        lines = [f"| {' | '.join(titles)} |", f"|:--|{'--:|' * (len(titles) - 2)}:--|"]
         for m in self.measurements:
-            ratio = "" if m.ratio is None else f"{m.ratio:.2f} of {m.against}"
-            peak = f"{np.median(m.peak_bytes) / 1e9:.2f} GB | " if m.peak_bytes else ""
-            speed = f"{m.median:.3f} | {m.examples_per_second:,.0f}"
-            lines.append(f"| {m.name} | {speed} | {peak}{ratio} |")
+            cells = [m.name, f"{m.median:.3f}"]
+            cells += [f"{m.examples_per_second:,.0f}"] if m.examples else []
+            cells += [f"{np.median(m.peak_bytes) / 1e9:.2f} GB"] if m.peak_bytes else []
+            cells.append("" if m.ratio is None else f"{m.ratio:.2f} of {m.against}")
+            lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
         lines.extend(map(_verdict, self.budgets))
         lines.extend(f"- Note: {note}" for note in self.notes)

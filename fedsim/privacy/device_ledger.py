@@ -170,6 +170,15 @@ class DeviceLedger:
         at = self.delta if delta is None else delta
         return np.array([groups.epsilon(g, at, relation) for g in group[devices].tolist()])
 
+    def worst(self) -> int:
+        """A device whose epsilon before an observer of the models nobody's exceeds."""
+        if self._broken:
+            return 0
+        groups, group = self._histories.groups()
+        bounds = groups.bounds(self.delta)
+        found = groups.worst(bounds, self.delta, np.arange(len(bounds)))
+        return int(np.flatnonzero(group == found.group)[0])
+
     def participation_epsilons(self, devices: np.ndarray) -> np.ndarray:
         """Exact epsilons of some devices before who also sees who took part, shape (n,)."""
         if self._broken or self.cap is not None:
