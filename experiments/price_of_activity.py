@@ -42,7 +42,7 @@ class Size:
 PRESETS: dict[str, Size] = {
     "quick": Size(
         options={
-            "corpus": "home", "devices": 400, "cohort": 40, "rounds": 15, "local_steps": 1,
+            "corpus": "home", "devices": 800, "cohort": 40, "rounds": 15, "local_steps": 1,
             "clip_norm": 3.0, "epsilon": 8.0, "evaluate_every": 15,
         },
         seeds=1,

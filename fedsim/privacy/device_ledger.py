@@ -189,7 +189,11 @@ class DeviceLedger:
     def affordable(self, planned: DeviceSum, budget: np.ndarray | float) -> np.ndarray:
         """Which devices can be charged a further round without exceeding their budget.
 
-        It reads scheduled rates and nothing else, so retiring the others gives nothing away.
+        It reads scheduled rates and nothing else, so retiring the others gives nothing away: who
+        retires when is the same for both of two neighbours that agree on activity, a run with
+        retirement is one with other rates that were known before it, and these are what is charged.
+        A device is at rate 0 from the first round that it cannot afford, and at that rate nothing
+        is charged, so by induction over rounds nobody exceeds a budget that the first round keeps.
 
         Args:
           planned: the round as it would be planned with everybody in it.

@@ -56,10 +56,13 @@ class Priced:
         return float(np.sqrt(np.mean(np.square([e for e in each if e is not None]))))
 
     @property
-    def worst_activity(self) -> float:
-        """Examples the worst device holds, a mean over periods."""
+    def worst_activity(self) -> float | None:
+        """Examples the worst device holds, a mean over periods; None where all pay the same."""
         run = self.group.runs[0]
-        return float(activity_of(run)[int(run.arrays("ledger")["worst"])])
+        ledger = run.arrays("ledger")
+        if np.ptp(ledger["epsilon"]) == 0:
+            return None
+        return float(activity_of(run)[int(ledger["worst"])])
 
     def row(self) -> dict[str, Any]:
         """Its cells."""

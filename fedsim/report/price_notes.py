@@ -46,7 +46,8 @@ def notes(rows: Sequence[Priced]) -> list[str]:
         "the clip norm (effective noise, root mean square over rounds), is that of uniform "
         "selection with equal weights. Equal epsilon: sigma is such that the device that pays most "
         "ends at uniform selection's epsilon.",
-        "Worst holds: examples of the device that pays most, a mean over periods. Heaviest, median "
+        "Worst holds: examples of the device that pays most, a mean over periods; – where all pay "
+        "the same. Heaviest, median "
         "and lightest: exact epsilons of the device with the most data, of the upper median over "
         "all devices, of the device with the least; all before an observer of the models. Who came "
         "seen: the worst epsilon before one who also sees the cohorts. The server sees raw "
@@ -60,10 +61,11 @@ def _price(rows: Sequence[Priced], setting: str) -> str:
     uniform, active = _uniform(rows, setting), _found(rows, setting, "activity", "noise")
     if uniform is None or active is None:
         return ""
-    middle = active.row()["epsilon_median"]
+    middle, held = active.row()["epsilon_median"], active.worst_activity
+    who = "" if held is None else f", which holds {held:.3g} examples,"
     return (
         f"At equal noise ({setting}) drawing in proportion to activity costs the device that pays "
-        f"most, which holds {active.worst_activity:.3g} examples, an epsilon of "
+        f"most{who} an epsilon of "
         f"{active.epsilon:.3g}, {active.epsilon / uniform.epsilon:.1f} times uniform selection's "
         f"{uniform.epsilon:.3g}, and the median device {middle:.3g}."
     )
@@ -76,9 +78,10 @@ def _bought(rows: Sequence[Priced], settings: Sequence[str]) -> str:
         active = _found(rows, setting, "activity", "epsilon")
         if uniform is None or best is None or active is None:
             continue
+        against = "" if best is uniform else f" against {_percent(uniform.accuracy)} % of uniform"
         parts.append(
-            f"{_named(best)} is the most accurate with {_percent(best.accuracy)} % against "
-            f"{_percent(uniform.accuracy)} % of uniform selection, and activity-based selection "
+            f"{_named(best)} is the most accurate with {_percent(best.accuracy)} %{against}, and "
+            f"activity-based selection with equal weights "
             f"needs {active.effective_noise / uniform.effective_noise:.1f} times the noise and "
             f"reaches {_percent(active.accuracy)} % ({setting})"
         )
@@ -94,7 +97,7 @@ def _advice(rows: Sequence[Priced], setting: str) -> str:
     uniform, best = _uniform(rows, setting), _best(rows, setting)
     if uniform is None or best is None:
         return ""
-    gain = _gain(best, uniform)
+    gain = _gain(best, uniform, len(_at_equal_epsilon(rows, setting)) - 1)
     several = len(uniform.group.runs) > 1
     if best is not uniform and gain is not None and gain.low is not None and gain.low > 0:
         text = (
@@ -136,10 +139,9 @@ def _cost_of_privacy(rows: Sequence[Priced], setting: str) -> list[str]:
         return []
     untrained = uniform.group.runs[0].start["untrained"]["intent_accuracy"]
     return [
-        f"Privacy itself costs more or less than any choice above: the same rounds without it end "
-        f"at {_percent(open_row.accuracy)} % intent accuracy, with it at "
-        f"{_percent(uniform.accuracy)} % (uniform selection, {setting}); the untrained model has "
-        f"{100 * untrained:.1f} %."
+        f"The same rounds without privacy end at {_percent(open_row.accuracy)} % intent accuracy, "
+        f"with it at {_percent(uniform.accuracy)} % (uniform selection, {setting}); the untrained "
+        f"model has {100 * untrained:.1f} %."
     ]
 
 
@@ -180,18 +182,20 @@ def _found(rows: Sequence[Priced], setting: str, selection: str, held: str) -> P
 
 def _best(rows: Sequence[Priced], setting: str) -> Priced | None:
     """The most accurate row at equal epsilon."""
-    equal = [
-        row
-        for row in rows
-        if row.group.setting == setting and row.held in ("both", "epsilon") and row.accuracy
-    ]
+    equal = _at_equal_epsilon(rows, setting)
     return max(equal, key=lambda row: row.accuracy.mean, default=None)  # type: ignore[union-attr]
 
 
-def _gain(row: Priced, against: Priced) -> Estimate | None:
-    """Difference of accuracies, paired by seed."""
+def _at_equal_epsilon(rows: Sequence[Priced], setting: str) -> list[Priced]:
+    found = [r for r in rows if r.group.setting == setting and r.held in ("both", "epsilon")]
+    return [row for row in found if row.accuracy is not None]
+
+
+def _gain(row: Priced, against: Priced, comparisons: int) -> Estimate | None:
+    """Difference of accuracies, paired by seed; the best of so many rows is looked at."""
     own, other = row.group.finals(ACCURACY), against.group.finals(ACCURACY)
-    return estimate([own[seed] - other[seed] for seed in own if seed in other])
+    differences = [own[seed] - other[seed] for seed in own if seed in other]
+    return estimate(differences, max(1, comparisons))
 
 
 def _named(row: Priced) -> str:
