@@ -6,8 +6,9 @@ Each function takes rows of runs and returns a matplotlib figure, a panel a sett
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from fedsim.report.price import Priced, activity_of
 from fedsim.report.style import GREY, in_print_style, legend_above, line_style, panels, point_style
@@ -37,8 +38,8 @@ def epsilon_over_activity(rows: Sequence[Priced]) -> Figure:
         panel.set_xscale("log")
         panel.set_yscale("log")
         panel.set_xlabel("activity (examples on the device)")
-        panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        _plain_numbers(panel.xaxis)
+        _plain_numbers(panel.yaxis)
     axes[0].set_ylabel("epsilon at equal noise")
     legend_above(figure, axes)
     return figure
@@ -68,9 +69,15 @@ def accuracy_over_epsilon(rows: Sequence[Priced]) -> Figure:
         panel.set_title(setting)
         panel.set_xscale("log")
         panel.set_xlabel("epsilon of the worst device")
-        panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        panel.xaxis.set_minor_formatter(NullFormatter())
+        _plain_numbers(panel.xaxis)
     axes[0].set_ylabel("test intent accuracy (%)")
     axes[0].set_ylim(bottom=0)
     legend_above(figure, axes)
     return figure
+
+
+def _plain_numbers(axis: Axis) -> None:
+    """1, 2, 5, 10, 20, ... on a logarithmic axis, without exponents."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
