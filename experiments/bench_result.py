@@ -44,7 +44,7 @@ class Measurement:
     Attributes:
       name: what ran.
       seconds: (repeats, rounds) wall-clock seconds of every round.
-      examples: (repeats, rounds) training examples of every round.
+      examples: (repeats, rounds) training examples of every round, None where nothing trains.
       ratio: how many times as long it takes as `against`, see `ratio_of_rounds`; None where there
         is nothing to compare with.
       against: name of the line it is compared with, or None.
@@ -56,7 +56,7 @@ class Measurement:
 
     name: str
     seconds: Sequence[Sequence[float]]
-    examples: Sequence[Sequence[int]]
+    examples: Sequence[Sequence[int]] | None = None
     ratio: float | None = None
     against: str | None = None
     cpu_seconds: Sequence[Sequence[float]] | None = None
@@ -69,8 +69,10 @@ class Measurement:
         return _median(self.seconds)
 
     @property
-    def examples_per_second(self) -> float:
+    def examples_per_second(self) -> float | None:
         """Training examples a second: the median over repeats."""
+        if self.examples is None:
+            return None
         return float(np.median(np.sum(self.examples, axis=1) / np.sum(self.seconds, axis=1)))
 
     def contents(self) -> dict[str, Any]:
@@ -118,6 +120,7 @@ class Benchmark:
       measurements: a line each.
       budgets: what had to hold.
       notes: sentences on what is missing, and why.
+      timed: what the seconds are of.
     """
 
     name: str
@@ -125,6 +128,7 @@ class Benchmark:
     measurements: Sequence[Measurement]
     budgets: Sequence[Budget]
     notes: Sequence[str] = ()
+    timed: str = "a round of"
 
     def json(self) -> str:
         """Machine, settings, every measurement and the budgets, as a JSON object."""
@@ -144,7 +148,7 @@ class Benchmark:
         columns = {
             "seconds": [f"{m.median:.3f}" for m in measured],
             "CPU seconds": [f"{_median(m.cpu_seconds):.3f}" for m in measured if m.cpu_seconds],
-            "examples/s": [f"{m.examples_per_second:,.0f}" for m in measured],
+            "examples/s": [f"{m.examples_per_second:,.0f}" for m in measured if m.examples],
             "peak memory": [_size(max(m.peak_bytes)) for m in measured if m.peak_bytes],
         }
         # A benchmark measures something of all of its lines or of none.
@@ -152,7 +156,7 @@ class Benchmark:
         ratios = [_ratio(m) for m in measured]
         names = [m.name for m in measured]
         lines = [
-            _row("a round of", *columns, "ratio"),
+            _row(self.timed, *columns, "ratio"),
             f"|:--|{'--:|' * len(columns)}:--|",
             *(_row(*cells) for cells in zip(names, *columns.values(), ratios, strict=True)),
             "",

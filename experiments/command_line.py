@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
@@ -19,6 +19,7 @@ from fedsim.errors import ConfigError, did_you_mean, require
 
 if TYPE_CHECKING:
     from fedsim.record import Run
+    from fedsim.report.table import Table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,8 @@ class ExperimentCommand:
     A second call goes on where the first stopped.
 
     Attributes:
-      name: which experiment.
+      name: selection: does drawing active devices more often help; price-of-activity: what it costs
+        each device in device-level privacy, and what it buys.
       preset: how much of it.
       seeds: runs of every row; default: the preset's.
       corpus: home, massive, snips, a file or a hub name; default: the preset's.
@@ -70,12 +72,13 @@ class ExperimentCommand:
         current.
       cohort: expected devices a round; default: the preset's.
       model: bilstm or transformer.
+      epsilon: what the worst device may spend (price-of-activity alone); default: the preset's.
       seed: the first; rows have the same seeds, counted from it.
       processes: runs at a time; default: one a core.
       out: folder for runs, tables and figures; default runs/NAME.
     """
 
-    name: tyro.conf.Positional[Literal["selection"]]
+    name: tyro.conf.Positional[Literal["selection", "price-of-activity"]]
     preset: Literal["quick", "paper"] = "quick"
     seeds: int | None = None
     corpus: str | None = None
@@ -90,6 +93,7 @@ class ExperimentCommand:
     keep: str | None = None
     cohort: int | None = None
     model: Literal["bilstm", "transformer"] = "bilstm"
+    epsilon: float | None = None
     seed: int = 0
     processes: int | None = None
     out: Path | None = None
@@ -102,17 +106,19 @@ class BenchCommand:
     Attributes:
       name: round: a round of training against loops over the same devices, and other simulators;
         population: a round among a million devices against one among a thousand;
-        dpsgd: an exact private step against an ordinary one, Opacus and a loop over examples.
-      rounds: timed rounds (dpsgd: steps) of each candidate and repeat.
+        dpsgd: an exact private step against an ordinary one, Opacus and a loop over examples;
+        ledger: the privacy ledger of 10,000 devices over 1,000 rounds.
+      rounds: timed rounds (dpsgd: steps) of each candidate and repeat, default 8; of ledger: rounds
+        in its history, default 1,000.
       repeats: turns each candidate gets; medians over them are reported.
-      workers: threads that train devices; 0 trains inline; default one a core (not dpsgd, which
-        takes one thread and all).
+      workers: threads that train devices; 0 trains inline; default one a core (round and
+        population alone).
       pfl_python: an interpreter with pfl[pytorch], to time pfl-research as well (round alone).
       json: file for the machine, every measurement and the budgets.
     """
 
-    name: tyro.conf.Positional[Literal["round", "population", "dpsgd"]]
-    rounds: int = 8
+    name: tyro.conf.Positional[Literal["round", "population", "dpsgd", "ledger"]]
+    rounds: int | None = None
     repeats: int = 5
     workers: int | None = None
     pfl_python: Path | None = None
@@ -150,12 +156,11 @@ def show(finished: "Run") -> None:
 
 def experiment(command: ExperimentCommand) -> None:
     """`fedsim experiment`."""
-    from experiments.selection import preset_options, selection
-
+    run_experiment, preset_options = _experiment(command)
     passed = {field.name for field in fields(RunOptions)} & vars(command).keys()
     given = {key: getattr(command, key) for key in passed if getattr(command, key) is not None}
     out = command.out or Path("runs") / command.name
-    table = selection(
+    table = run_experiment(
         preset_options(command.preset, given),
         preset=command.preset,
         seeds=command.seeds,
@@ -169,29 +174,53 @@ def experiment(command: ExperimentCommand) -> None:
     print(f"  {out / 'runs'}/  (one folder a run)")
 
 
+def _experiment(command: ExperimentCommand) -> tuple[Callable[..., "Table"], Callable]:
+    """The function that runs an experiment, and the one that says what its presets run with."""
+    if command.name == "price-of-activity":
+        from experiments import price_of_activity
+
+        return price_of_activity.price_of_activity, price_of_activity.preset_options
+    from experiments import selection
+
+    require(
+        command.epsilon is None,
+        f"epsilon is {command.epsilon}, and experiment selection has no privacy; leave it out, or "
+        "choose price-of-activity",
+    )
+    return selection.selection, selection.preset_options
+
+
 def bench(command: BenchCommand) -> None:
     """`fedsim bench`."""
-    from experiments.bench_dpsgd import bench_dpsgd
-    from experiments.bench_population import bench_population
-    from experiments.bench_round import bench_round
-
     require(
         command.name == "round" or command.pfl_python is None,
         "--pfl-python names another simulator for bench round; leave it out here",
     )
     require(
-        command.name != "dpsgd" or command.workers is None,
-        f"--workers is {command.workers}, and bench dpsgd trains no devices; leave it out",
+        command.name in ("round", "population") or command.workers is None,
+        f"--workers is {command.workers}, and bench {command.name} trains no devices; leave it out",
     )
     if command.json is not None:
         _check_writable(command.json)
-    settings = {name: getattr(command, name) for name in ("rounds", "repeats", "workers")}
+    settings: dict[str, Any] = {"repeats": command.repeats}
+    if command.rounds is not None:
+        settings["steps" if command.name == "dpsgd" else "rounds"] = command.rounds
     if command.name == "round":
-        measured = bench_round(**settings, pfl_python=command.pfl_python)
+        from experiments.bench_round import bench_round
+
+        measured = bench_round(**settings, workers=command.workers, pfl_python=command.pfl_python)
     elif command.name == "population":
-        measured = bench_population(**settings)
+        from experiments.bench_population import bench_population
+
+        measured = bench_population(**settings, workers=command.workers)
+    elif command.name == "dpsgd":
+        from experiments.bench_dpsgd import bench_dpsgd
+
+        measured = bench_dpsgd(**settings)
     else:
-        measured = bench_dpsgd(steps=command.rounds, repeats=command.repeats)
+        from experiments.bench_ledger import bench_ledger
+
+        measured = bench_ledger(**settings)
     print(measured.markdown())
     if command.json is not None:
         command.json.write_text(measured.json(), "utf-8")
@@ -222,8 +251,8 @@ USAGE = """usage: fedsim COMMAND [OPTIONS]
 
   run                 one simulation
   resume DIR          go on with one that was interrupted
-  experiment NAME     one paper-style table: selection
-  bench NAME          one benchmark: round, population, dpsgd
+  experiment NAME     one paper-style table: selection, price-of-activity
+  bench NAME          one benchmark: round, population, dpsgd, ledger
 
   fedsim COMMAND --help    the options of a command
   fedsim --version         the version"""

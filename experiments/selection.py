@@ -6,23 +6,19 @@ seed share the initial model and are compared in pairs. Further rows take apart 
 which devices are heard, how their updates are weighted, and how much data a round processes.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from experiments.cells import Cell, finish
 from experiments.options import RunOptions
+from experiments.presets import Preset, chosen, run_options, runs_of
 from experiments.selection_rows import Row, further_rows, main_rows
-from fedsim.errors import ConfigError, require
 from fedsim.record import Run
 from fedsim.report.comparison import comparison_table
 from fedsim.report.table import Table
-
-Preset = Literal["quick", "paper"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +61,9 @@ def preset_options(preset: Preset, given: Mapping[str, Any] | None = None) -> Ru
 
     Args:
       preset: "quick" or "paper".
-      given: fields of `RunOptions` that the caller sets; they win over the preset. Another corpus
-        than the preset's comes with as many devices as it has.
+      given: fields of `RunOptions` that the caller sets; they win over the preset.
     """
-    given, own = given or {}, dict(_size(preset).options)
-    if given.get("corpus", own.get("corpus")) != own.get("corpus"):
-        own.pop("devices", None)
-    return RunOptions(**{**own, **given})
+    return run_options(chosen(PRESETS, preset).options, given)
 
 
 def selection(
@@ -96,36 +88,20 @@ def selection(
     Raises:
       ConfigError: options that cannot be run, a folder with other runs, or runs that failed.
     """
-    size = _size(preset)
+    size = chosen(PRESETS, preset)
     options = preset_options(preset) if options is None else options
-    count = size.seeds if seeds is None else seeds
-    processes = os.cpu_count() or 1 if processes is None else processes
-    require(count >= 1, f"seeds is {count}; choose 1 or more")
-    require(processes >= 1, f"processes is {processes}; choose 1 or more")
-    each = range(options.seed, options.seed + count)
-    folder = Path(out) / "runs"
+    each = range(options.seed, options.seed + (size.seeds if seeds is None else seeds))
     rows = main_rows(options, size.policies, size.crossed)
-    runs = finish(_cells(rows, each), folder, processes)
+    runs = runs_of(rows, each, out, processes)
     if size.further:
-        rows += further_rows(options, size.policies, _activity(rows, runs, each[0]))
-        runs = finish(_cells(rows, each), folder, processes)
-    return comparison_table([row.group([runs[row.cell(k).name] for k in each]) for row in rows])
+        rows += further_rows(options, size.policies, _activity(rows, runs))
+        runs = runs_of(rows, each, out, processes)
+    return comparison_table([row.group(own) for row, own in zip(rows, runs, strict=True)])
 
 
-def _size(preset: str) -> Size:
-    if preset not in PRESETS:
-        raise ConfigError(f"preset is {preset!r}; expected one of {', '.join(PRESETS)}")
-    return PRESETS[preset]
-
-
-def _cells(rows: Sequence[Row], seeds: range) -> list[Cell]:
-    """Seed by seed, so that an interrupted experiment has whole seeds."""
-    return [row.cell(seed) for seed in seeds for row in rows]
-
-
-def _activity(rows: Sequence[Row], runs: Mapping[str, Run], seed: int) -> dict[str, np.ndarray]:
+def _activity(rows: Sequence[Row], runs: Sequence[Sequence[Run]]) -> dict[str, np.ndarray]:
     """Setting to examples held, shape (periods, devices), as the runs recorded it."""
     return {
-        row.options.setting: np.asarray(runs[row.cell(seed).name].devices["activity"])
-        for row in rows
+        row.options.setting: np.asarray(own[0].devices["activity"])
+        for row, own in zip(rows, runs, strict=True)
     }

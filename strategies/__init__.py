@@ -1,5 +1,6 @@
 """Device selection, and how it goes together with any Flower strategy."""
 
+from strategies.budgets import BudgetSelection, budgets_for_cohort
 from strategies.private import PrivateAggregation
 from strategies.selection import (
     ActivitySelection,
@@ -15,6 +16,7 @@ from strategies.selective import Selective
 
 __all__ = [
     "ActivitySelection",
+    "BudgetSelection",
     "LogActivitySelection",
     "PrivateAggregation",
     "PublicScale",
@@ -23,5 +25,6 @@ __all__ = [
     "SoftmaxSelection",
     "TopActivitySelection",
     "UniformSelection",
+    "budgets_for_cohort",
     "draw_cohort",
 ]

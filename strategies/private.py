@@ -135,14 +135,17 @@ class PrivateAggregation(Strategy):
         self._ledger = DeviceLedger(len(periods[0][0]), delta, adjacency, bound)
         return last_round(self.mechanism, periods, independent=independent, cap=cap)
 
-    def release(self, rates: np.ndarray, weights: np.ndarray) -> Release:
+    def release(self, rates: np.ndarray, weights: np.ndarray, scheduled: np.ndarray) -> Release:
         """The mechanism of a round, at the present clip norm.
 
         Args:
           rates: (devices,) participation rates.
           weights: (devices,) weight of every device that may come.
+          scheduled: (devices,) rates before any device retired.
         """
-        return self.mechanism.release(rates=rates, weights=weights, clip_norm=self.clip_norm)
+        return self.mechanism.release(
+            rates=rates, weights=weights, clip_norm=self.clip_norm, scheduled=scheduled
+        )
 
     def affordable(
         self, rates: np.ndarray, weights: np.ndarray, *, independent: bool
@@ -151,7 +154,7 @@ class PrivateAggregation(Strategy):
         budget = self.mechanism.device_budget
         if budget is None:
             return None
-        planned = self.release(rates, weights).event(rates, weights, independent=independent)
+        planned = self.release(rates, weights, rates).event(rates, weights, independent=independent)
         return self.ledger.affordable(planned, budget)
 
     def configure_train(

@@ -11,6 +11,17 @@ Every rate is q_i = min(cap, c a_i), with a_i the policy's score and c such that
 sum to the cohort. A device that holds nothing has rate 0 under every policy; where fewer devices
 hold data than the cohort asks for (or the caps forbid more), all of them come as far as the cap
 allows.
+
+What rates mean for privacy at device level (`fedsim.privacy.device_ledger`), with equal weights:
+
+- A cap bounds everybody. A step at rate q' < q is the step at rate q of a device that, where its
+  coin shows heads, sends zeros with probability 1 - q'/q. So its loss pair is a mixture of the pair
+  at rate q and of a pair of equals; delta at any epsilon is jointly convex, hence at most q'/q of
+  that at rate q, in either direction. By composition no device costs more than one at the cap.
+- Powers below 1 and the logarithm expose the most active device less than proportional selection,
+  where no cap is reached. Scores a(n) with a(n)/n falling have mean a = mean (a/n) n >=
+  (a(n_max)/n_max) mean n, so that its rate relative to the average, a(n_max) / mean a, is at most
+  n_max / mean n, which is that of proportional selection; by the first point it costs no more.
 """
 
 from dataclasses import dataclass
@@ -248,6 +259,13 @@ class PublicScale:
 
     Other policies solve for the scale at which rates sum to the cohort, so that each device's rate
     depends on everybody's data; under add/remove neighbours that would give some of it away.
+
+    Why the claim at the cap holds: two neighbours differ in one device, and all others have the
+    same rates, weights and coins in both, since nothing normalises over devices. Noise and
+    denominator are constants. Given the others, a round is one Gaussian sum that the device joins
+    at its own rate, at most the cap, with its own weight, at most the bound; at lower ones it costs
+    no more (see above). So the epsilon of a device at cap and bound holds for whoever joins or
+    leaves, whatever its activity, which is why activity is protected too.
 
     Attributes:
       policy: whose scores are scaled: uniform, log, or a power of activity; its cap is the public

@@ -138,8 +138,8 @@ class Selective(Strategy):
         rates, weights = self._rates_and_weights(activity)
         release = None
         if self.mechanism is not None:
-            rates = self._without_retired(rates, weights)
-            release = self.strategy.release(rates, weights)  # type: ignore[attr-defined]
+            scheduled, rates = rates, self._without_retired(rates, weights)
+            release = self.strategy.release(rates, weights, scheduled)  # type: ignore[attr-defined]
         cohort = draw_cohort(rates, self.draw, seed, round)
         return Plan(
             round=round,

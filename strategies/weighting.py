@@ -5,6 +5,8 @@ device-level DP one device moves the sum by at most C times the largest weight, 
 bounded first, to at most 1: examples weigh min(n, cap) / cap, and inverse rates
 min(n, cap) / cap x min(1, q_least / q). The cap and the least rate are public constants; where
 activity is public (zero-out), they may be the largest activity and the smallest rate there are.
+Under add/remove a weight above the public bound counts as the bound: to refuse it would tell that
+such a device is there.
 """
 
 import numpy as np
@@ -54,9 +56,9 @@ def bounded_weights(
       >>> bounded_weights("examples", np.array([4, 1]), np.array([0.5, 0.5]), mechanism).tolist()
       [1.0, 0.5]
     """
-    weights = np.ones(len(rates))
+    most = 1.0 if mechanism.weight_cap is None else mechanism.weight_cap
     if weighting not in ("examples", "inverse-rate"):
-        return weights
+        return np.full(len(rates), min(1.0, most))
     comes = rates > 0
     cap, least = mechanism.example_cap, mechanism.smallest_rate
     if mechanism.adjacency == "zero-out":
@@ -75,4 +77,4 @@ def bounded_weights(
                 "smallest_rate"
             )
         weights *= np.minimum(1.0, np.divide(least, rates, out=np.zeros(len(rates)), where=comes))
-    return weights
+    return np.minimum(weights, most)

@@ -1,7 +1,9 @@
 """How much noise does a target epsilon need?
 
-Epsilon falls as noise grows, so the least noise is found by bisection; the answer is always the end
-at which the target is met, never the one just below it.
+Epsilon falls as noise grows: a sum under more noise is the sum under less, to which an observer
+could have added the difference, and what is made of a release costs nothing further. So the
+least noise is found by bisection; the answer is always the end at which the target is met, never
+the one just below it.
 """
 
 from collections.abc import Callable, Sequence

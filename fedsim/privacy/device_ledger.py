@@ -170,6 +170,15 @@ class DeviceLedger:
         at = self.delta if delta is None else delta
         return np.array([groups.epsilon(g, at, relation) for g in group[devices].tolist()])
 
+    def worst(self) -> int:
+        """A device whose epsilon before an observer of the models nobody's exceeds."""
+        if self._broken:
+            return 0
+        groups, group = self._histories.groups()
+        bounds = groups.bounds(self.delta)
+        found = groups.worst(bounds, self.delta, np.arange(len(bounds)))
+        return int(np.flatnonzero(group == found.group)[0])
+
     def participation_epsilons(self, devices: np.ndarray) -> np.ndarray:
         """Exact epsilons of some devices before who also sees who took part, shape (n,)."""
         if self._broken or self.cap is not None:
@@ -180,7 +189,11 @@ class DeviceLedger:
     def affordable(self, planned: DeviceSum, budget: np.ndarray | float) -> np.ndarray:
         """Which devices can be charged a further round without exceeding their budget.
 
-        It reads scheduled rates and nothing else, so retiring the others gives nothing away.
+        It reads scheduled rates and nothing else, so retiring the others gives nothing away: who
+        retires when is the same for both of two neighbours that agree on activity, a run with
+        retirement is one with other rates that were known before it, and these are what is charged.
+        A device is at rate 0 from the first round that it cannot afford, and at that rate nothing
+        is charged, so by induction over rounds nobody exceeds a budget that the first round keeps.
 
         Args:
           planned: the round as it would be planned with everybody in it.

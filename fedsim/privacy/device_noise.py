@@ -31,8 +31,8 @@ def resolved(
       cap: public bound on every rate, needed under add-remove.
 
     Raises:
-      ConfigError: delta is not below one over the number of devices, the bound is missing, or no
-        noise reaches the target.
+      ConfigError: delta is not below one over the number of devices, the bound is missing, the
+        draw compares devices that may join or leave, or no noise reaches the target.
     """
     devices = len(periods[0][0])
     delta = delta_for(devices, mechanism.delta, "devices")
@@ -41,6 +41,11 @@ def resolved(
             cap is not None,
             "adjacency is 'add-remove', under which rates may depend on nothing but a device's own "
             "data and public constants; use PublicScale(policy, scale=...) with a cap",
+        )
+        require(
+            independent,
+            "draw is of fixed size under adjacency 'add-remove', where a device that joins changes "
+            "who else is drawn, so that no bound is known; choose draw 'poisson'",
         )
     sigma = mechanism.noise_multiplier
     if mechanism.epsilon is not None:

@@ -157,7 +157,12 @@ class DeviceLevel:
         )
 
     def release(
-        self, *, rates: np.ndarray, weights: np.ndarray, clip_norm: float | None = None
+        self,
+        *,
+        rates: np.ndarray,
+        weights: np.ndarray,
+        clip_norm: float | None = None,
+        scheduled: np.ndarray | None = None,
     ) -> "Release":
         """This round's mechanism, constants resolved.
 
@@ -165,6 +170,9 @@ class DeviceLevel:
           rates: (devices,) participation rates.
           weights: (devices,) weight of every device that may come.
           clip_norm: the present one where it adapts.
+          scheduled: (devices,) rates before any device retired, if any has. The noise is made for
+            the largest weight among them, so that one device's retirement makes no other device's
+            rounds dearer than they were planned.
 
         Raises:
           ConfigError: a weight above the public bound, or noise that is not known yet.
@@ -176,7 +184,7 @@ class DeviceLevel:
                 "strategy through fedsim.Simulation, inside Selective"
             )
         clip_norm = self.clip_norm if clip_norm is None else clip_norm
-        possible = weights[rates > 0]
+        possible = weights[(rates if scheduled is None else scheduled) > 0]
         largest = float(possible.max(initial=0.0))
         if self.adjacency == "zero-out":
             most, expected = largest or 1.0, float(rates @ weights)

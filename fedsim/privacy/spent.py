@@ -24,6 +24,9 @@ OUTSIDE = (
 )
 """What no epsilon of a run covers."""
 
+SPREAD = 48
+"""Devices, spread evenly over activity, whose exact epsilon is recorded at the end of a run."""
+
 QUANTILES = (10, 25, 50, 75, 90, 100)
 """Percentiles, over devices, of the bound on a device's epsilon."""
 
@@ -50,6 +53,9 @@ def privacy_probe(strategy: Any, people: Population, example: ExamplePrivacy | N
             for name, place in (("heavy", 0.0), ("middling", 0.5), ("light", 1.0))
             if len(ranked)
         },
+        spread=ranked[np.unique(np.linspace(0, len(ranked) - 1, SPREAD).round().astype(int))]
+        if len(ranked)
+        else ranked,
     )
     return device if example is None else BothPrivacy(device=device, example=example)
 
@@ -76,11 +82,13 @@ class DevicePrivacy:
       ledger: every device's account.
       mechanism: with its noise and delta.
       examples: name -> device whose curve is drawn.
+      spread: devices whose exact epsilon is recorded at the end.
     """
 
     ledger: DeviceLedger
     mechanism: DeviceLevel
     examples: dict[str, int]
+    spread: np.ndarray
 
     @property
     def resolved(self) -> dict[str, Any]:
@@ -122,10 +130,16 @@ class DevicePrivacy:
         }
 
     def files(self) -> dict[str, dict[str, np.ndarray]]:
-        """ledger.npz: a bound on the epsilon of every device, and the devices of the curves."""
+        """ledger.npz: a bound on the epsilon of every device, exact values of some, and the worst.
+
+        `epsilon` are those of `devices`; `worst` is the device that nobody's exceeds.
+        """
         return {
             "ledger": {
                 "epsilon_bound": self.ledger.bounds(),
+                "devices": self.spread,
+                "epsilon": self.ledger.epsilons(self.spread),
+                "worst": np.array(self.ledger.worst()),
                 "curves": np.array(list(self.examples.values())),
                 "delta": np.array(self.ledger.delta),
             }

@@ -25,6 +25,8 @@ POLICIES: dict[str, tuple[str, Any, str]] = {
     "sqrt": ("#009E73", (0, (3, 1, 1, 1)), "D"),
     "softmax": ("#CC79A7", (0, (1.5, 1)), "v"),
     "top": ("#E69F00", (0, (6, 1, 1, 1, 1, 1)), "P"),
+    "activity, cap 0.1": ("#56B4E9", (0, (4, 1, 1, 1)), "X"),
+    "activity^2": ("#8B4513", (0, (2, 1)), "*"),
 }
 """Colour, line style and marker of each selection policy, the same in every figure."""
 

@@ -7,6 +7,7 @@ keeps every digit (fractions, with the ends of each interval in columns of their
 
 import csv
 import io
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 LINE = 130
 """Characters a panel may take."""
 
-Kind = Literal["text", "count", "reach", "percent", "share", "change"]
+Kind = Literal["text", "count", "number", "reach", "percent", "share", "change"]
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,9 @@ class Column:
     Attributes:
       key: name in `rows` and in the CSV file.
       title: heading in Markdown and LaTeX.
-      kind: "text"; "count", an integer; "reach", a count or `AtLeast`; the others are an `Estimate`
-        of a fraction: "percent" is shown with half-width, "share" without, "change" signed with
-        both ends.
+      kind: "text"; "count", an integer; "number", shown with three digits; "reach", a count or
+        `AtLeast`; the others are an `Estimate` of a fraction: "percent" is shown with half-width,
+        "share" without, "change" signed with both ends.
       label: says which row it is; repeated in every panel.
     """
 
@@ -175,9 +176,24 @@ def _shown(column: Column, value: Any) -> str:
         if column.kind == "change":
             return f"{mean:+.1f} [{100 * value.low:+.1f}, {100 * value.high:+.1f}]"
         return f"{mean:.1f} ± {50 * (value.high - value.low):.1f}"
+    if column.kind == "number":
+        return _three_digits(value)
     if column.kind in ("count", "reach") and not isinstance(value, AtLeast):
         return f"{value:,.0f}"
     return str(value)
+
+
+def _three_digits(value: float) -> str:
+    """Three significant digits without an exponent, all digits before the point.
+
+    Example:
+      >>> [_three_digits(x) for x in (0.03125, 4.2, 1234.5, float("inf"))]
+      ['0.0312', '4.20', '1,234', 'inf']
+    """
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    decimals = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{decimals}f}"
 
 
 def _width(column: tuple[Column, list[str]]) -> int:

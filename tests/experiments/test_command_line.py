@@ -336,7 +336,9 @@ class TestRefusals:
             (["run", "--corpus"], "--corpus has no value"),
             (["run", "stray"], "'stray' is no option"),
             (["experiment", "selektion"], "did you mean 'selection'?"),
-            (["experiment"], "name is missing; choose selection"),
+            (["experiment"], "name is missing; choose one of selection, price-of-activity"),
+            (["experiment", "selection", "--epsilon", "3"], "epsilon is 3.0, and experiment"),
+            (["bench", "ledger", "--workers", "2"], "a ledger trains nobody"),
             (["experiment", "selection", "--by", "cloc"], "did you mean 'clock'?"),
         ],
     )

@@ -295,3 +295,15 @@ def test_rounds_that_do_not_fit_are_refused():
         DeviceLedger(3, 1e-5).charge(planned([0.1, 0.1]), NOBODY)
     with pytest.raises(ConfigError, match=r"must lie in \[0, 1\]"):
         planned([0.1, 1.5])
+
+
+def test_nobody_exceeds_the_device_that_is_called_worst():
+    """Rates fall and weights rise with the device, so that the worst is neither end."""
+    ledger = DeviceLedger(9, delta=1e-4)
+    rates, weights = np.geomspace(0.9, 0.01, 9), np.linspace(0.1, 1.0, 9)
+    planned = DeviceSum(event=Gaussian(noise_multiplier=1.0), rates=rates, weights=weights)
+    for _ in range(30):
+        ledger.charge(planned, cohort=np.zeros(0, np.int64))
+    everybody = ledger.epsilons(np.arange(9))
+    assert 0 < ledger.worst() < 8
+    assert everybody[ledger.worst()] == everybody.max() == ledger.figures()["epsilon_max"]

@@ -246,6 +246,24 @@ def test_devices_retire_before_their_budget_and_nobody_elses_rate_reacts():
         np.testing.assert_array_equal(later[later > 0], rates[0][later > 0])
 
 
+def test_retirement_of_the_heaviest_makes_no_other_device_dearer():
+    """Without it the noise would be made for smaller weights, and light devices pay for that."""
+    private = DeviceLevel(noise_multiplier=1.0, delta=1e-3, device_budget=4.0)
+    selective = Selective(
+        PrivateAggregation(FedAvg(), private), UniformSelection(cohort=6), weighting="examples"
+    )
+    selective.prepare([ACTIVITY], [12])
+    before, budgeted = None, selective.strategy
+    for round in range(1, 13):
+        plan = selective.plan(round, 0, ACTIVITY, seed=0)
+        event = plan.mechanism.event(plan.rates, plan.device_weights, independent=True)
+        before = event.weights if before is None else before
+        np.testing.assert_array_equal(event.weights, before)
+        budgeted.ledger.charge(event, plan.cohort)
+    assert plan.rates[ACTIVITY.argmax()] == 0 < plan.rates.max(), "nobody retired, or everybody"
+    assert budgeted.ledger.epsilons(np.arange(len(ACTIVITY))).max() <= 4.0
+
+
 def test_run_stops_before_its_budget_is_exceeded():
     def rounds_run(budget):
         private = DeviceLevel(noise_multiplier=1.0, delta=1e-3, run_budget=budget)
@@ -285,3 +303,30 @@ def test_delta_as_large_as_one_device_is_refused():
 def test_no_noise_is_no_privacy():
     run = simulate(PrivateAggregation(FedAvg(), LOOSE))
     assert run.summary["epsilon_max"] == run.summary["epsilon_participation_max"] == np.inf
+
+
+ADD_REMOVE = DeviceLevel(
+    noise_multiplier=1.0,
+    delta=1e-3,
+    adjacency="add-remove",
+    weight_cap=0.5,
+    denominator=4.0,
+    example_cap=1,
+)
+
+
+def test_draws_that_compare_devices_are_refused_where_devices_may_join():
+    public = PublicScale(policy=UniformSelection(cohort=4), scale=0.4)
+    with pytest.raises(ConfigError, match="draw is of fixed size under adjacency 'add-remove'"):
+        simulate(PrivateAggregation(FedAvg(), ADD_REMOVE), policy=public, draw="fixed")
+
+
+@pytest.mark.parametrize("weighting", ["equal", "examples"])
+def test_weights_above_the_public_bound_count_as_the_bound(weighting):
+    """A refusal would depend on who is there."""
+    public = PublicScale(policy=UniformSelection(cohort=4), scale=0.4)
+    selective = Selective(PrivateAggregation(FedAvg(), ADD_REMOVE), public, weighting=weighting)
+    selective.prepare([ACTIVITY], [1])
+    plan = selective.plan(1, 0, ACTIVITY, seed=0)
+    assert plan.mechanism.largest_weight == 0.5
+    assert plan.device_weights[HOLDERS].tolist() == [0.5] * len(HOLDERS)

@@ -1,0 +1,83 @@
+"""What the price of activity looks like drawn: who pays how much, and what accuracy it buys.
+
+Each function takes rows of runs and returns a matplotlib figure, a panel a setting.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from fedsim.report.price import Priced, activity_of
+from fedsim.report.style import GREY, in_print_style, legend_above, line_style, panels, point_style
+
+
+@in_print_style
+def epsilon_over_activity(rows: Sequence[Priced]) -> Figure:
+    """Exact epsilons of devices spread over activity, one curve a policy at equal noise."""
+    settings = list(dict.fromkeys(row.group.setting for row in rows))
+    figure, axes = panels(len(settings))
+    for panel, setting in zip(axes, settings, strict=True):
+        for row in rows:
+            group = row.group
+            curve = row.held in ("both", "noise") and group.weighting == "equal"
+            if group.setting == setting and curve and not group.variant:
+                run = group.runs[0]
+                ledger = run.arrays("ledger")
+                held = activity_of(run)[ledger["devices"]]
+                order = np.argsort(held, kind="stable")
+                panel.plot(
+                    held[order],
+                    np.asarray(ledger["epsilon"])[order],
+                    label=group.selection,
+                    **line_style(group.selection),
+                )
+        panel.set_title(setting)
+        panel.set_xscale("log")
+        panel.set_yscale("log")
+        panel.set_xlabel("activity (examples on the device)")
+        _plain_numbers(panel.xaxis)
+        _plain_numbers(panel.yaxis)
+    axes[0].set_ylabel("epsilon at equal noise")
+    legend_above(figure, axes)
+    return figure
+
+
+@in_print_style
+def accuracy_over_epsilon(rows: Sequence[Priced]) -> Figure:
+    """Final accuracy against the worst device's epsilon; filled at equal epsilon."""
+    settings = list(dict.fromkeys(row.group.setting for row in rows))
+    figure, axes = panels(len(settings))
+    for panel, setting in zip(axes, settings, strict=True):
+        for row in rows:
+            group, accuracy = row.group, row.accuracy
+            if group.setting != setting or accuracy is None:
+                continue
+            if row.held == "none":
+                panel.axhline(
+                    100 * accuracy.mean, color=GREY, linestyle="--", linewidth=0.9,
+                    label="without privacy",
+                )  # fmt: skip
+                continue
+            style = point_style(group.selection) | {"linestyle": "none"}
+            if row.held == "noise":
+                style["markerfacecolor"] = "none"
+            shown = group.label if row.held != "noise" and group.weighting == "equal" else None
+            panel.plot([row.epsilon], [100 * accuracy.mean], label=shown, **style)
+        panel.set_title(setting)
+        panel.set_xscale("log")
+        panel.set_xlabel("epsilon of the worst device")
+        _plain_numbers(panel.xaxis)
+    axes[0].set_ylabel("test intent accuracy (%)")
+    axes[0].set_ylim(bottom=0)
+    legend_above(figure, axes)
+    return figure
+
+
+def _plain_numbers(axis: Axis) -> None:
+    """1, 2, 5, 10, 20, ... on a logarithmic axis, without exponents."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())

@@ -1,0 +1,206 @@
+"""What should a practitioner do about the price of activity, and how is the table to be read?
+
+The first three sentences are computed from the rows and read the same way whichever way they fall:
+what active devices pay at equal noise, what a policy buys at equal epsilon, and what follows.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fedsim.report.curves import ACCURACY
+from fedsim.report.failures import failure_notes
+from fedsim.report.price import Priced
+from fedsim.report.statistics import Estimate, estimate
+
+
+def caption(rows: Sequence[Priced]) -> str:
+    """What was run."""
+    run = rows[0].group.runs[0]
+    c, privacy = run.config, _private(rows)[0].group.runs[0].start["privacy"]
+    seeds = sorted({one.config["seed"] for row in rows for one in row.group.runs})
+    local = f"{c['local_steps']} local steps" if c["local_steps"] else f"{c['local_epochs']} epochs"
+    text = (
+        f"The price of activity on {c['corpus']}: {np.shape(run.devices['activity'])[1]:,} "
+        f"devices, {c['rounds']} rounds, expected cohort {c['cohort']}, {c['strategy']}, "
+        f"{c['model']}, {local} on each device, clip norm {privacy['clip_norm']:g}, "
+        f"device-level epsilons at delta {privacy['delta']:g}, "
+        f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}."
+    )
+    if any(row.group.setting == "continual" for row in rows):
+        text += f" Continual: {c['periods']} periods by {c['by']}, keep {c['keep']}."
+    return text
+
+
+def notes(rows: Sequence[Priced]) -> list[str]:
+    """What to do, in three sentences, then what a reader must know to read the numbers."""
+    settings = list(dict.fromkeys(row.group.setting for row in rows))
+    first = settings[0]
+    advised = [_price(rows, first), _bought(rows, settings), _advice(rows, first)]
+    runs = [run for row in rows for run in row.group.runs]
+    lossy = list(dict.fromkeys(note for run in runs for note in failure_notes(run)))
+    return [
+        *(text for text in advised if text),
+        *_cost_of_privacy(rows, first),
+        "Equal noise: sigma is such that the noise per coordinate of the mean update, in units of "
+        "the clip norm (effective noise, root mean square over rounds), is that of uniform "
+        "selection with equal weights. Equal epsilon: sigma is such that the device that pays most "
+        "ends at uniform selection's epsilon.",
+        "Worst holds: examples of the device that pays most, a mean over periods; – where all pay "
+        "the same. Heaviest, median "
+        "and lightest: exact epsilons of the device with the most data, of the upper median over "
+        "all devices, of the device with the least; all before an observer of the models. Who came "
+        "seen: the worst epsilon before one who also sees the cohorts. The server sees raw "
+        "updates: infinite.",
+        *_assumptions(rows),
+        *lossy,
+    ]
+
+
+def _price(rows: Sequence[Priced], setting: str) -> str:
+    uniform, active = _uniform(rows, setting), _found(rows, setting, "activity", "noise")
+    if uniform is None or active is None:
+        return ""
+    middle, held = active.row()["epsilon_median"], active.worst_activity
+    who = "" if held is None else f", which holds {held:.3g} examples,"
+    return (
+        f"At equal noise ({setting}) drawing in proportion to activity costs the device that pays "
+        f"most{who} an epsilon of "
+        f"{active.epsilon:.3g}, {active.epsilon / uniform.epsilon:.1f} times uniform selection's "
+        f"{uniform.epsilon:.3g}, and the median device {middle:.3g}."
+    )
+
+
+def _bought(rows: Sequence[Priced], settings: Sequence[str]) -> str:
+    parts = []
+    for setting in settings:
+        uniform, best = _uniform(rows, setting), _best(rows, setting)
+        active = _found(rows, setting, "activity", "epsilon")
+        if uniform is None or best is None or active is None:
+            continue
+        against = "" if best is uniform else f" against {_percent(uniform.accuracy)} % of uniform"
+        parts.append(
+            f"{_named(best)} is the most accurate with {_percent(best.accuracy)} %{against}, and "
+            f"activity-based selection with equal weights "
+            f"needs {active.effective_noise / uniform.effective_noise:.1f} times the noise and "
+            f"reaches {_percent(active.accuracy)} % ({setting})"
+        )
+    if not parts:
+        return ""
+    level = _uniform(rows, settings[0])
+    assert level is not None
+    return f"At an epsilon of {level.epsilon:.3g} for the worst device {'; '.join(parts)}."
+
+
+def _advice(rows: Sequence[Priced], setting: str) -> str:
+    """Draw otherwise than uniformly only where that is measurably better at equal epsilon."""
+    uniform, best = _uniform(rows, setting), _best(rows, setting)
+    if uniform is None or best is None:
+        return ""
+    gain = _gain(best, uniform, len(_at_equal_epsilon(rows, setting)) - 1)
+    several = len(uniform.group.runs) > 1
+    if best is not uniform and gain is not None and gain.low is not None and gain.low > 0:
+        text = (
+            f"So draw by {_named(best)}, {100 * gain.mean:.1f} points more accurate at the same "
+            "epsilon for everybody at most"
+        )
+    else:
+        text = "So draw uniformly with equal weights where privacy is claimed for every device: "
+        text += (
+            "nothing measured is more accurate at the same epsilon for the worst"
+            if several or best is uniform
+            else "a single seed shows no policy to be more accurate at the same epsilon"
+        )
+    capped = [
+        row
+        for row in rows
+        if row.group.setting == setting
+        and row.held == "epsilon"
+        and row.group.weighting == "equal"
+        and ", cap" in row.group.selection
+        and not row.group.variant
+    ]
+    active = _found(rows, setting, "activity", "epsilon")
+    if capped and active is not None:
+        mild = min(capped, key=lambda row: row.effective_noise)
+        text += (
+            f"; where active devices must come more often, cap their rate ({mild.group.selection}: "
+            f"{mild.effective_noise / uniform.effective_noise:.1f} times uniform selection's noise "
+            f"instead of {active.effective_noise / uniform.effective_noise:.1f})"
+        )
+    return f"{text}, and report the worst device's epsilon, not that of the average rate."
+
+
+def _cost_of_privacy(rows: Sequence[Priced], setting: str) -> list[str]:
+    """How far the private rows are from a model without privacy, and from none at all."""
+    open_row = next((r for r in rows if r.group.setting == setting and r.held == "none"), None)
+    uniform = _uniform(rows, setting)
+    if open_row is None or uniform is None or open_row.accuracy is None or uniform.accuracy is None:
+        return []
+    untrained = uniform.group.runs[0].start["untrained"]["intent_accuracy"]
+    return [
+        f"The same rounds without privacy end at {_percent(open_row.accuracy)} % intent accuracy, "
+        f"with it at {_percent(uniform.accuracy)} % (uniform selection, {setting}); the untrained "
+        f"model has {100 * untrained:.1f} %."
+    ]
+
+
+def _assumptions(rows: Sequence[Priced]) -> list[str]:
+    """What the claims hold under, in the words of the records, each once."""
+    found = [
+        f"{note}."
+        for row in _private(rows)
+        for note in row.group.runs[0].start["assumptions"]
+        if note.startswith(("device-level epsilons", "outside the claim"))
+    ]
+    capped = [
+        f"{row.group.setting}, {row.group.label}: {note}."
+        for row in rows
+        for note in row.group.runs[0].start["assumptions"]
+        if "no rate may exceed" in note and row.held in ("both", "epsilon")
+    ]
+    return list(dict.fromkeys([*found, *capped]))
+
+
+def _private(rows: Sequence[Priced]) -> list[Priced]:
+    return [row for row in rows if row.held != "none"]
+
+
+def _uniform(rows: Sequence[Priced], setting: str) -> Priced | None:
+    return _found(rows, setting, "uniform", "both")
+
+
+def _found(rows: Sequence[Priced], setting: str, selection: str, held: str) -> Priced | None:
+    """A policy with equal weights, as it is."""
+    wanted = (setting, selection, "equal", "", held)
+    for row in rows:
+        g = row.group
+        if (g.setting, g.selection, g.weighting, g.variant, row.held) == wanted:
+            return row
+    return None
+
+
+def _best(rows: Sequence[Priced], setting: str) -> Priced | None:
+    """The most accurate row at equal epsilon."""
+    equal = _at_equal_epsilon(rows, setting)
+    return max(equal, key=lambda row: row.accuracy.mean, default=None)  # type: ignore[union-attr]
+
+
+def _at_equal_epsilon(rows: Sequence[Priced], setting: str) -> list[Priced]:
+    found = [r for r in rows if r.group.setting == setting and r.held in ("both", "epsilon")]
+    return [row for row in found if row.accuracy is not None]
+
+
+def _gain(row: Priced, against: Priced, comparisons: int) -> Estimate | None:
+    """Difference of accuracies, paired by seed; the best of so many rows is looked at."""
+    own, other = row.group.finals(ACCURACY), against.group.finals(ACCURACY)
+    differences = [own[seed] - other[seed] for seed in own if seed in other]
+    return estimate(differences, max(1, comparisons))
+
+
+def _named(row: Priced) -> str:
+    return f"{row.group.label} selection with {row.group.weighting} weights"
+
+
+def _percent(accuracy: Estimate | None) -> str:
+    return "–" if accuracy is None else f"{100 * accuracy.mean:.1f}"
