@@ -11,14 +11,20 @@ sees who came. A drawn participation is charged in full, failures included, and 
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedsim.errors import require
 from fedsim.privacy.calibration import noise_multiplier_for
+from fedsim.privacy.clipping import Clipping, Flat
 from fedsim.privacy.events import Event, Gaussian
 from fedsim.privacy.groups import Groups
+from fedsim.privacy.noise_decay import NoiseDecay
+
+if TYPE_CHECKING:
+    from fedsim.privacy.release import AdaptiveClipping
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +62,16 @@ class ExampleLevel:
     """DP-SGD on every device: each example is protected.
 
     Attributes:
-      clip_norm: bound C on an example's gradient, > 0; infinite only with automatic clipping.
+      clip_norm: C, what gradients are clipped to, > 0; infinite only without noise.
       delta: in (0, 1), and below 1 over the number of examples.
-      noise_multiplier: standard deviation of the noise in units of C, >= 0; or None with `epsilon`.
+      noise_multiplier: standard deviation of the first step's noise in units of C, >= 0; or None
+        with `epsilon`.
       epsilon: target instead of a noise multiplier, for `max_participations`.
       max_participations: after so many a device refuses, >= 1; or None for no bound.
-      sensitivity: of a step's sum in units of C (see `fedsim.privacy.events`).
+      clipping: what is clipped as one, and how, hence how far a record moves a step's sum.
+      adaptive: how the clip norm follows gradients, or None; clip bits are paid for by more noise
+        on the sum, so that a step costs the same.
+      decay: how the noise falls over the steps of a participation.
 
     Example:
       >>> private = ExampleLevel(clip_norm=1.0, epsilon=8.0, delta=1e-5, max_participations=10)
@@ -75,16 +85,14 @@ class ExampleLevel:
     noise_multiplier: float | None = None
     epsilon: float | None = None
     max_participations: int | None = None
-    sensitivity: float = 1.0
+    clipping: Clipping = field(default_factory=Flat)
+    adaptive: "AdaptiveClipping | None" = None
+    decay: NoiseDecay = field(default_factory=NoiseDecay)
 
     def __post_init__(self) -> None:
         sigma, most = self.noise_multiplier, self.max_participations
         require(self.clip_norm > 0, f"clip_norm is {self.clip_norm}; choose more than 0")
         require(0 < self.delta < 1, f"delta is {self.delta}; choose a probability between 0 and 1")
-        require(
-            0 < self.sensitivity < math.inf,
-            f"sensitivity is {self.sensitivity}; choose a finite number above 0",
-        )
         require(
             (sigma is None) != (self.epsilon is None),
             f"noise_multiplier is {sigma} and epsilon is {self.epsilon}; give exactly one of them",
@@ -104,8 +112,13 @@ class ExampleLevel:
             "take part, since every participation costs",
         )
 
+    @property
+    def sensitivity(self) -> float:
+        """How far one record moves a step's sum, in units of C."""
+        return self.clipping.sensitivity
+
     def participation(self, examples: int, local: LocalSteps) -> list[Event]:
-        """The events of one participation of a device.
+        """The events of one participation of a device, one for every stretch of equal noise.
 
         Args:
           examples: n_i, what the device holds in the round.
@@ -115,8 +128,13 @@ class ExampleLevel:
             self.noise_multiplier is not None,
             f"epsilon is {self.epsilon}, but no noise is known yet; call calibrated() first",
         )
-        step = Gaussian(noise_multiplier=self.noise_multiplier or 0.0, sensitivity=self.sensitivity)
-        return [step.sampled(local.rate(examples)).times(local.steps(examples))]
+        sigma, rate = self.noise_multiplier or 0.0, local.rate(examples)
+        return [
+            Gaussian(
+                noise_multiplier=sigma * fall, rate=rate, steps=steps, sensitivity=self.sensitivity
+            )
+            for fall, steps in self.decay.stretches(local.steps(examples))
+        ]
 
     def calibrated(self, examples: np.ndarray, local: LocalSteps) -> "ExampleLevel":
         """The same with the least noise that keeps every device within `epsilon`.
@@ -133,10 +151,15 @@ class ExampleLevel:
         kinds = np.unique(examples[examples > 0]).tolist()
         require(bool(kinds), "no device holds an example, so there is nothing to calibrate for")
         most = self.max_participations or 1
+        stretches = [list(self.decay.stretches(local.steps(n))) for n in kinds]
+        table = np.zeros((len(kinds), max(map(len, stretches)), 2))
+        table[..., 0] = 1.0
+        for row, found in zip(table, stretches, strict=True):
+            row[: len(found)] = found
         unit = Groups(
-            rates=np.array([[local.rate(n)] for n in kinds]),
-            noises=np.full((len(kinds), 1), 1 / self.sensitivity),
-            times=np.array([[most * local.steps(n)] for n in kinds]),
+            rates=np.broadcast_to([[local.rate(n)] for n in kinds], table.shape[:2]),
+            noises=table[..., 0] / self.sensitivity,
+            times=most * table[..., 1].astype(np.int64),
             members=np.ones(len(kinds), np.int64),
         )
 

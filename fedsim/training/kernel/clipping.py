@@ -6,6 +6,7 @@ ordinary products of ordinary training, with the output gradients of each exampl
 factor. No example's gradient is ever stored, and nothing waits for the device to answer.
 """
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,8 +15,15 @@ from torch import Tensor
 from fedsim.errors import require
 from fedsim.models.joint import Batch, Parameters
 from fedsim.models.tape import Use, tape
+from fedsim.privacy.clipping import Flat
 from fedsim.training.kernel.rules import RULES
 from fedsim.training.procedures import Losses
+
+Factors = Callable[[Tensor, Sequence[Sequence[str]], float | Tensor], Tensor]
+"""What gradients are multiplied by, from their norms: see `fedsim.privacy.clipping`."""
+
+FLAT: Factors = Flat().factors
+"""min(1, clip norm / norm over all layers)."""
 
 
 class Clipped(NamedTuple):
@@ -25,9 +33,10 @@ class Clipped(NamedTuple):
     released.
 
     Attributes:
-      gradients: sum of weight x min(1, clip norm / norm) x gradient; float32 at least.
+      gradients: sum of weight x factor x gradient; float32 at least.
       norms: (..., examples) gradient norms over all parameters; of padding too.
-      factors: (..., examples) what each gradient was multiplied by; 0 where it is not finite.
+      factors: (..., examples) weight x factor, the smallest of its layers; 0 where the gradient is
+        not finite.
       losses: (..., examples).
     """
 
@@ -41,9 +50,10 @@ def clipped_gradient(
     losses: Losses,
     parameters: Parameters,
     batch: Batch,
-    clip_norm: float,
+    clip_norm: float | Tensor,
     *,
     into: Parameters | None = None,
+    factors: Factors = FLAT,
 ) -> Clipped:
     """Sum of the per-example gradients of a batch, each clipped to `clip_norm`.
 
@@ -52,8 +62,10 @@ def clipped_gradient(
       parameters: where gradients are taken; all or none with a leading device axis.
       batch: examples; `weight` (..., examples) multiplies the clipped gradients. An example whose
         loss or gradient is not finite counts as zero.
-      clip_norm: largest norm of one example's gradient over all parameters, > 0; may be infinite.
+      clip_norm: largest norm of one example's gradient over all parameters, > 0; may be infinite,
+        or (..., 1), of each device.
       into: tensors the sum is added to, in place, such as noise or the sum so far; zeros if None.
+      factors: what gradients are multiplied by; min(1, clip_norm / norm) unless given.
 
     Raises:
       ConfigError: a parameter is used by no layer the kernel knows, or by more than one.
@@ -86,20 +98,24 @@ def clipped_gradient(
             RULES[use.kind].measure(use, _wide(use.inputs.detach()), _wide(g))
             for use, g in zip(uses, slopes, strict=True)
         ]
-        norms = torch.stack([m.squares for m in measured]).sum(0).clamp_(min=0).sqrt_()
+        squares = torch.stack([m.squares for m in measured])
+        norms = squares.sum(0).clamp_(min=0).sqrt_()
         finite = norms.isfinite() & each.isfinite()
-        factors = torch.where(finite, (clip_norm / norms).clamp_(max=1.0), 0.0) * batch["weight"]
+        scales = torch.where(finite, factors(squares, totals.names, clip_norm), 0.0)
+        scales *= batch["weight"]
         surely = _surely(finite)
-        for use, m, tensors in zip(uses, measured, totals.uses, strict=True):
+        layers = zip(uses, measured, totals.uses, scales.expand_as(squares), strict=True)
+        for use, m, tensors, scale in layers:
             # Of an example that counts as zero, 0 x inf would be NaN.
             values = m.values if surely else tuple(torch.nan_to_num(v, 0, 0, 0) for v in m.values)
-            RULES[use.kind].add(use, values, factors, tensors)
-    return Clipped(totals.gradients, norms, factors, each)
+            RULES[use.kind].add(use, values, scale, tensors)
+    return Clipped(totals.gradients, norms, scales.amin(0), each)
 
 
 class _Totals(NamedTuple):
     gradients: Parameters
     uses: list[list[Tensor]]
+    names: list[list[str]]
 
 
 def _matched(uses: list[Use], parameters: Parameters, into: Parameters | None) -> _Totals:
@@ -117,7 +133,8 @@ def _matched(uses: list[Use], parameters: Parameters, into: Parameters | None) -
             "fedsim.models, one parameter each",
         )
     gradients = into if into is not None else {n: _zeros(p) for n, p in parameters.items()}
-    return _Totals(gradients, [[gradients[name] for name in each if name] for each in used])
+    layers = [[name for name in each if name] for each in used]
+    return _Totals(gradients, [[gradients[name] for name in each] for each in layers], layers)
 
 
 def _surely(finite: Tensor) -> bool:
