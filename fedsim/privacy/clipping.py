@@ -218,18 +218,15 @@ class PerLayer(_EachExample):
 
     def _layers(self, names: Sequence[Sequence[str]]) -> list[int]:
         """The threshold of each layer, by its place."""
-        keys = list(self.scales)
-        found = []
+        keys, found = list(self.scales), list[int]()
         for layer in names:
-            fitting = {
-                max((k for k in keys if n.startswith(k)), key=len, default="") for n in layer
-            }
+            fitting = {self._threshold(name) for name in layer}
             require(
-                len(fitting) == 1 and fitting != {""},
+                len(fitting) == 1 and -1 not in fitting,
                 f"the layer of {', '.join(layer)} has no threshold of its own among the scales of "
                 f"{', '.join(keys)}; name a beginning that all its parameters share",
             )
-            found.append(keys.index(fitting.pop()))
+            found += fitting
         unused = [key for number, key in enumerate(keys) if number not in found]
         require(
             not unused,
@@ -237,6 +234,11 @@ class PerLayer(_EachExample):
             " since it adds to the noise",
         )
         return found
+
+    def _threshold(self, name: str) -> int:
+        """Place of the longest beginning that fits a parameter; -1 where none does."""
+        fitting = [key for key in self.scales if name.startswith(key)]
+        return list(self.scales).index(max(fitting, key=len)) if fitting else -1
 
 
 def _norms(squares: "Tensor") -> "Tensor":

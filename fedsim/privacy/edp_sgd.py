@@ -66,7 +66,7 @@ def edp_sgd(
 
 
 def naive_reading(private: ExampleLevel) -> ExampleLevel:
-    """What would be claimed as if each example had been clipped by itself, at the first step's noise.
+    """What would be claimed if each example were clipped by itself, at the first step's noise.
 
     To be shown beside the honest figure, and labelled: it is not a bound on anything.
     """

@@ -71,6 +71,8 @@ class DPSGD:
             "choose a finite clip_norm and a finite noise_multiplier",
         )
         require(self.physical_size >= 1, f"physical_size is {self.physical_size}; choose 1 or more")
+        if self.adaptive:
+            split_noise(self.adaptive, noise, self.clipping.bound, torch.ones(()))
 
     def start(self, parameters: Parameters, stream: np.random.Generator | None = None) -> State:
         """A copy of the parameters, what noise and clipping remember, and the anchor if any.
