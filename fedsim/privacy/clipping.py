@@ -43,7 +43,7 @@ class Clipping(Protocol):
     """One way of clipping: a frozen value."""
 
     whole: ClassVar[bool]
-    """Whether the examples of a logical batch must be worked on at once."""
+    """Whether terms can be told from a whole logical batch alone, and a key has to be drawn."""
 
     @property
     def bound(self) -> float:
@@ -53,13 +53,16 @@ class Clipping(Protocol):
     def sensitivity(self) -> float:
         """How far one record, zeroed, moves the sum at most, in units of C."""
 
-    def terms(self, losses: Any, batch: Mapping[str, "Tensor"], key: "Tensor | None") -> Terms:
-        """What is clipped as one.
+    def terms(
+        self, losses: Any, batch: Mapping[str, "Tensor"], key: "Tensor | None", most: int
+    ) -> list[Terms]:
+        """What is clipped as one, in parts to be worked on one after another.
 
         Args:
           losses: per-example losses of the model.
           batch: all or a part of a logical batch, see `whole`.
           key: () int64 that changes from step to step, where `whole`.
+          most: examples of a part, about.
         """
 
     def expected(self, size: "Tensor") -> "Tensor":
@@ -95,9 +98,11 @@ class _EachExample:
         """As much: a record is one term, and a zeroed one is none."""
         return self.bound
 
-    def terms(self, losses: Any, batch: Mapping[str, "Tensor"], key: "Tensor | None") -> Terms:
+    def terms(
+        self, losses: Any, batch: Mapping[str, "Tensor"], key: "Tensor | None", most: int
+    ) -> list[Terms]:
         """Every example is a term."""
-        return Terms(losses, batch, batch["weight"])
+        return [Terms(losses, batch, batch["weight"])]
 
     def expected(self, size: "Tensor") -> "Tensor":
         """As many as examples."""

@@ -61,26 +61,41 @@ class MicroBatches:
         """One clipped mean goes, another comes."""
         return MICRO_BATCHES * self.within.bound
 
-    def terms(self, losses: Any, batch: Mapping[str, Tensor], key: Tensor | None) -> Terms:
+    def terms(
+        self, losses: Any, batch: Mapping[str, Tensor], key: Tensor | None, most: int
+    ) -> list[Terms]:
         """Every micro-batch is a term.
+
+        A single device's are worked on from the largest to the smallest, so that those of a part
+        are about as large and little is padded; a stack of devices is one part.
 
         Args:
           losses: per-example losses.
           batch: a logical batch, with `record` (..., examples), the place of each example among
             those held, as `fedsim.training.batches.tensors` gives it; weights are shares in a mean.
           key: () int64.
+          most: examples of a part, but for one micro-batch more.
         """
         assert key is not None
-        weight = batch["weight"]
         counts = self.expected(batch["size"]).long()
         groups = int(counts.max())
         slot = slots(batch["record"], key, counts.unsqueeze(-1))
-        slot = torch.where(weight > 0, slot, groups)
-        totals = weight.new_zeros(*weight.shape[:-1], groups + 1).scatter_add(-1, slot, weight)
-        total = totals.gather(-1, slot)
-        share = torch.where(weight > 0, weight / total, 0.0)
-        means = grouped(losses, slot, share, groups)
-        return Terms(means, {**batch, "weight": (totals > 0).to(weight.dtype)}, totals)
+        slot = torch.where(batch["weight"] > 0, slot, groups)
+        if slot.dim() > 1:
+            return [_means(losses, batch, slot, groups)]
+        sizes = torch.bincount(slot, minlength=groups + 1)[:groups]
+        size, order = sizes.sort(descending=True, stable=True)
+        part = (size.cumsum(0) - 1).clamp(min=0) // most
+        found = []
+        for number in range(int(part.max()) + 1):
+            own = order[part == number]
+            # A micro-batch's number in its part; those elsewhere have none.
+            place = slot.new_full((groups + 1,), -1)
+            place[own] = torch.arange(len(own), device=own.device)
+            rows = (place[slot] >= 0).nonzero().squeeze(-1)
+            chosen = {name: value[rows] for name, value in batch.items() if value.dim()}
+            found.append(_means(losses, chosen, place[slot[rows]], len(own)))
+        return found
 
     def expected(self, size: Tensor) -> Tensor:
         """Micro-batches of a batch of so many expected examples."""
@@ -89,6 +104,15 @@ class MicroBatches:
     def factors(self, squares: Tensor, names: Any, clip_norm: float | Tensor) -> Tensor:
         """Those of `within`, for mean gradients."""
         return self.within.factors(squares, names, clip_norm)
+
+
+def _means(losses: Any, batch: Mapping[str, Tensor], slot: Tensor, groups: int) -> Terms:
+    """A term for each micro-batch, and a last one, of weight 0, for examples without one."""
+    weight = batch["weight"]
+    totals = weight.new_zeros(*weight.shape[:-1], groups + 1).scatter_add(-1, slot, weight)
+    share = torch.where(weight > 0, weight / totals.gather(-1, slot), 0.0)
+    means = grouped(losses, slot, share, groups)
+    return Terms(means, {**batch, "weight": (totals > 0).to(weight.dtype)}, totals)
 
 
 def slots(records: Tensor, key: Tensor, counts: Tensor) -> Tensor:

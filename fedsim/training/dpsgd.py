@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fedsim.errors import require
 from fedsim.models.joint import Batch, Parameters
-from fedsim.privacy.clipping import Clipping, Flat
+from fedsim.privacy.clipping import Clipping, Flat, Terms
 from fedsim.privacy.noise_decay import NoiseDecay
 from fedsim.privacy.release import AdaptiveClipping
 from fedsim.training.clip_norm import SplitNoise, adapted, clip_bits, split_noise
@@ -38,8 +38,8 @@ class DPSGD:
       clip_norm: C, largest norm of one example's gradient, > 0; infinite only without noise. Where
         it adapts, the first one of every participation.
       noise_multiplier: standard deviation of the noise in clip norms, >= 0.
-      physical_size: examples worked on at once, >= 1; changes memory and time alone. Micro-batches
-        are worked on all at once.
+      physical_size: examples worked on at once, >= 1; changes memory and time alone. No micro-batch
+        is split, and those of stacked devices are worked on all at once.
       proximal_mu: weight of (mu / 2) |w - w_received|^2, >= 0; added after clipping, it depends on
         no example.
       clipping: what is clipped as one, and how.
@@ -115,8 +115,7 @@ class DPSGD:
         # The sum starts from the noise: a table of thousands of rows is written once, and the few
         # rows of the batch's words are added to it.
         total, bits = self._noise(state, noise, expected)
-        for part in self._parts(batch):
-            terms = self.clipping.terms(self.losses, part, state.get("key"))
+        for terms in self._terms(batch, state.get("key")):
             clipped = clipped_gradient(
                 terms.losses,
                 parameters,
@@ -177,11 +176,12 @@ class DPSGD:
         state["noise"] = generator.get_state()
         return wide, bits
 
-    def _parts(self, batch: Batch) -> list[Batch]:
-        """What is worked on at once: physical batches, or all of the logical one."""
-        if not self.clipping.whole:
-            return _physical(batch, self.physical_size)
-        return [batch] if batch["weight"].shape[-1] else []
+    def _terms(self, batch: Batch, key: Tensor | None) -> list[Terms]:
+        """What is clipped as one, in parts of about the physical size."""
+        most = self.physical_size
+        whole = batch["weight"].shape[-1] > 0 and self.clipping.whole
+        parts = [batch] if whole else _physical(batch, most)
+        return [t for part in parts for t in self.clipping.terms(self.losses, part, key, most)]
 
 
 def _physical(batch: Batch, size: int) -> list[Batch]:

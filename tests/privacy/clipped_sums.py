@@ -62,13 +62,15 @@ def layer_of(name):
     return next(layer for layer in LAYERS if name.startswith(layer))
 
 
-def summed(clipping, parameters, batch, clip_norm=1.0, key=0):
+def summed(clipping, parameters, batch, clip_norm=1.0, key=0, most=100):
     """The sum that `clipping` makes, and the factors of its terms."""
-    terms = clipping.terms(MODEL.losses, batch, torch.tensor(key))
-    clipped = clipped_gradient(
-        terms.losses, parameters, terms.batch, clip_norm, factors=clipping.factors
-    )
-    return clipped.gradients, clipped.factors
+    total, factors = {name: torch.zeros_like(p) for name, p in parameters.items()}, []
+    for terms in clipping.terms(MODEL.losses, batch, torch.tensor(key), most):
+        clipped = clipped_gradient(
+            terms.losses, parameters, terms.batch, clip_norm, into=total, factors=clipping.factors
+        )
+        factors.append(clipped.factors)
+    return total, torch.cat(factors, dim=-1)
 
 
 def mean_of(gradients, members):

@@ -43,8 +43,9 @@ def slots_of(batch, size, key):
     examples=st.integers(0, 7),
     size=st.integers(1, 8),
     clip_norm=st.sampled_from([0.05, 0.5, 50.0]),
+    most=st.sampled_from([1, 3, 100]),
 )
-def test_the_sum_is_that_of_a_loop_over_micro_batches(seed, examples, size, clip_norm):
+def test_the_sum_is_that_of_a_loop_over_micro_batches(seed, examples, size, clip_norm, most):
     parameters, batch = parameters_of(seed), batch_of(examples, seed)
     gradients = gradients_of(parameters, batch)
     slot, count = slots_of(batch, size, seed)
@@ -56,7 +57,8 @@ def test_the_sum_is_that_of_a_loop_over_micro_batches(seed, examples, size, clip
             factor = min(1.0, clip_norm / length(mean))
             for name, g in mean.items():
                 wanted[name] += factor * g
-    assert_close(summed(MicroBatches(size=size), parameters, batch, clip_norm, seed)[0], wanted)
+    clipping = MicroBatches(size=size)
+    assert_close(summed(clipping, parameters, batch, clip_norm, seed, most)[0], wanted)
 
 
 @pytest.mark.parametrize("examples", [1, 5])
@@ -107,7 +109,7 @@ def test_one_record_can_turn_a_clipped_mean_around():
     clipping = MicroBatches(size=2)
     sums = []
     for world in (batch, without(batch, 1)):
-        terms = clipping.terms(losses, world, torch.tensor(0))
+        (terms,) = clipping.terms(losses, world, torch.tensor(0), 100)
         sums.append(clipped_gradient(terms.losses, parameters, terms.batch, 1.0).gradients)
     assert clipping.sensitivity == 2.0
     assert moved(*sums) == pytest.approx(2.0, rel=0.01)
@@ -154,7 +156,7 @@ def test_a_null_record_that_is_not_finite_is_no_matter():
 
 def test_counts_and_losses_are_those_of_the_examples():
     batch = batch_of(6)
-    terms = MicroBatches(size=3).terms(MODEL.losses, batch, torch.tensor(1))
+    (terms,) = MicroBatches(size=3).terms(MODEL.losses, batch, torch.tensor(1), 100)
     parameters = parameters_of()
     total = (terms.losses(parameters, terms.batch) * terms.counts).sum()
     wanted = (MODEL.losses(parameters, batch) * batch["weight"]).sum()

@@ -140,7 +140,8 @@ def test_a_zeroed_record_moves_sum_and_bits_within_the_stated_cost(clipping):
     noise = split_noise(AdaptiveClipping(), sigma, clipping.bound, expected)
 
     def released(weight):
-        terms = clipping.terms(losses, batch | {"weight": weight}, torch.tensor(0))
+        world = batch | {"weight": weight}
+        (terms,) = clipping.terms(losses, world, torch.tensor(0), EXAMPLES)
         clipped = clipped_gradient(
             terms.losses, received(), terms.batch, 150.0, factors=clipping.factors
         )
