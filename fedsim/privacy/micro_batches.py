@@ -87,7 +87,7 @@ class MicroBatches:
         size, order = sizes.sort(descending=True, stable=True)
         part = (size.cumsum(0) - 1).clamp(min=0) // most
         found = []
-        for number in range(int(part.max()) + 1):
+        for number in part.unique():
             own = order[part == number]
             # A micro-batch's number in its part; those elsewhere have none.
             place = slot.new_full((groups + 1,), -1)

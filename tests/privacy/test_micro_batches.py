@@ -154,6 +154,15 @@ def test_a_null_record_that_is_not_finite_is_no_matter():
     assert_close(summed(clipping, parameters, batch)[0], wanted)
 
 
+@pytest.mark.parametrize("most", [1, 100])
+def test_null_records_alone_sum_to_zero(most):
+    batch = batch_of(3)
+    batch["weight"].zero_()
+    total, factors = summed(MicroBatches(size=2), parameters_of(), batch, most=most)
+    assert not any(g.any() for g in total.values())
+    assert not factors.any()
+
+
 def test_counts_and_losses_are_those_of_the_examples():
     batch = batch_of(6)
     (terms,) = MicroBatches(size=3).terms(MODEL.losses, batch, torch.tensor(1), 100)
