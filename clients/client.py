@@ -6,17 +6,19 @@ the trainer directly.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from flwr.app import Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedsim.engine.flower import to_parameters, to_record
+from fedsim.engine.flower import records, to_parameters, to_record
+from fedsim.engine.replies import NOTHING_HELD_OUT
 from fedsim.errors import require
 from fedsim.models import JointTagger
 from fedsim.population import Population
-from fedsim.training import LocalTrainer, procedures
+from fedsim.privacy import ExampleLevel
+from fedsim.training import LocalTrainer, private_procedures, procedures
 from fedsim.training.batches import examples_served
 
 OPTIMIZERS = ("sgd", "adamw")
@@ -35,8 +37,12 @@ class NLUClient:
       local_steps: batches a round instead of epochs, or None.
       optimizer: "sgd" or "adamw".
       learning_rate: > 0, or None for the model's `sgd_rate` (1.0 for a BiLSTM, 0.1 for a
-        transformer) and 1e-3 under adamw.
+        transformer), 1e-3 under adamw, and under privacy the model's `private_rate` (1.0 and 0.3)
+        over the clip norm.
       proximal_mu: weight of a proximal term of the client's own; FedProx sends its own instead.
+      privacy: DP-SGD instead of SGD, so that each example is protected, the server included among
+        those it is protected from; or None. Every batch then takes every example by its own coin,
+        `batch_size` of them on average; devices with fewer take all, devices with none send noise.
 
     Example:
       >>> NLUClient(optimizer="adam")
@@ -50,6 +56,7 @@ class NLUClient:
     optimizer: str = "sgd"
     learning_rate: float | None = None
     proximal_mu: float = 0.0
+    privacy: ExampleLevel | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "local_epochs", "local_steps"):
@@ -68,16 +75,32 @@ class NLUClient:
             0 <= self.proximal_mu < math.inf,
             f"proximal_mu is {self.proximal_mu}; choose 0 (none) or more, and finite",
         )
+        private = self.privacy
+        require(
+            private is None or self.optimizer == "sgd",
+            f"optimizer is {self.optimizer!r}, but example-level privacy is DP-SGD; choose 'sgd'",
+        )
+        require(
+            private is None or math.isfinite(private.clip_norm) or private.noise_multiplier == 0,
+            "clip_norm is infinite, and noise in units of it would be too; choose a finite one, "
+            "such as 1",
+        )
 
     def rate(self, model: JointTagger) -> float:
         """The learning rate, or the default one for this optimizer and model."""
         if self.learning_rate is not None:
             return self.learning_rate
+        if self.privacy is not None and math.isfinite(self.privacy.clip_norm):
+            return model.private_rate / self.privacy.clip_norm
         return model.sgd_rate if self.optimizer == "sgd" else ADAMW_RATE
 
     def examples_served(self, held: np.ndarray) -> np.ndarray:
         """Examples that the optimizers of devices holding so many are served in a round."""
-        return examples_served(held, self.batch_size, self.local_epochs, self.local_steps)
+        if self.privacy is None:
+            return examples_served(held, self.batch_size, self.local_epochs, self.local_steps)
+        # As many as are expected: the draws themselves are secret.
+        steps = self.local_steps or self.local_epochs * -(-held // self.batch_size)
+        return steps * np.minimum(held, self.batch_size)
 
     def bind(self, population: Population, model: JointTagger, seed: int) -> LocalTrainer:
         """The local training of every device of a population.
@@ -86,17 +109,29 @@ class NLUClient:
           population: cut into the periods of the run.
           model: whose losses are trained.
           seed: the run's.
+
+        Raises:
+          ConfigError: delta is too large for the population, or no noise reaches a target epsilon.
         """
-        return LocalTrainer(
+        rate = self.rate(model)
+        trainer = LocalTrainer(
             population=population,
             model=model,
-            procedure=procedures(self.optimizer, model, self.rate(model)),
+            procedure=procedures(self.optimizer, model, rate),
             batch_size=self.batch_size,
             local_epochs=self.local_epochs,
             local_steps=self.local_steps,
             seed=seed,
             proximal_mu=self.proximal_mu,
         )
+        if self.privacy is None:
+            return trainer
+        held = np.array([population.activity(period) for period in range(population.periods)])
+        # A record has one delta, whatever else the server protects.
+        units = max(int(population.counts.sum()), population.devices)
+        privacy = self.privacy.resolved(held, units, trainer.local)
+        procedure = private_procedures(privacy, model, rate, self.batch_size)
+        return replace(trainer, privacy=privacy, procedure=procedure)
 
     def app(self, trainer: LocalTrainer) -> ClientApp:
         """The trainer behind Flower messages."""
@@ -138,7 +173,8 @@ def app(trainer: LocalTrainer) -> ClientApp:
     def evaluate(message: Message, context: Context) -> Message:
         score = trainer.evaluate(_parameters(message), device=_device(message, context))
         if score is None:
-            return Message(Error(code=0, reason="no held-out utterances"), reply_to=message)
+            nothing = Error(code=NOTHING_HELD_OUT, reason="no held-out utterances")
+            return Message(nothing, reply_to=message)
         metrics = MetricRecord(
             {
                 "num-examples": score.examples,
@@ -158,7 +194,7 @@ def app(trainer: LocalTrainer) -> ClientApp:
 
 
 def _parameters(message: Message):
-    return to_parameters(next(iter(message.content.array_records.values())))
+    return to_parameters(next(iter(records(message.content, ArrayRecord).values())))
 
 
 def _device(message: Message, context: Context) -> int:
@@ -168,6 +204,6 @@ def _device(message: Message, context: Context) -> int:
 def _config(message: Message) -> dict:
     return {
         key: value
-        for record in message.content.config_records.values()
+        for record in records(message.content, ConfigRecord).values()
         for key, value in record.items()
     }

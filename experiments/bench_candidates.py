@@ -48,7 +48,7 @@ class Candidates:
       workload: how much is trained.
       rounds: of every candidate.
       workers: threads that train; 0 trains in the calling thread.
-      file: the workload as peers read it.
+      file: where the workload is written for peers, with the cohorts of FedAvg.
 
     Attributes:
       candidates: by name, in the order in which they take turns.
@@ -60,7 +60,6 @@ class Candidates:
         self.model = workload.model(self.people)
         self.client = workload.client()
         self.rounds, self.workers = rounds, workers
-        self.task = Task.load(file)
         with quiet():
             share = workload.cohort / workload.devices
             self.fedavg = FedAvg(fraction_train=share, fraction_evaluate=0.0, min_train_nodes=1)
@@ -73,6 +72,8 @@ class Candidates:
             SELECTIVE: self.simulation(self.selective).run(progress=False),
         }
         fedavg, selective = (cohorts_of(self.warm[name]) for name in (FEDAVG, SELECTIVE))
+        workload.save(file, fedavg)
+        self.task = Task.load(file)
         # A line and what it is compared with stand close together: drift touches both alike.
         self.candidates: dict[str, Callable[[], list[float]]] = {
             PLAIN_FEDAVG: lambda: plain_loop(self.task, fedavg, workers)[1],
@@ -156,19 +157,21 @@ def seconds_of(simulation: Simulation) -> list[float]:
     return [line["seconds"] for line in simulation.run(progress=False).rounds]
 
 
-def recorded(simulation: Simulation) -> tuple[Run, list[float]]:
+def recorded(simulation: Simulation) -> tuple[Run, list[float], list[float]]:
     """Run it with its record and a checkpoint every round in a temporary folder.
 
     Returns:
-      The run, and the seconds of every round, those of the record and the checkpoint of the round
-      before included; the first holds all that comes before it instead.
+      The run, and of every round the wall-clock seconds and those of processor time of all threads;
+      those of the record and the checkpoint of the round before are included, and the first holds
+      all that comes before it instead.
     """
-    moments = [time.perf_counter()]
+    moments = [(time.perf_counter(), time.process_time())]
 
     def clock(finished: FinishedRound) -> dict[str, Any]:
-        moments.append(time.perf_counter())
+        moments.append((time.perf_counter(), time.process_time()))
         return {}
 
     with TemporaryDirectory() as folder:
         run = replace(simulation, probes=[clock]).run(Path(folder) / "run", progress=False)
-    return run, np.diff(moments).tolist()
+    seconds, cpu_seconds = np.diff(moments, axis=0).T.tolist()
+    return run, seconds, cpu_seconds

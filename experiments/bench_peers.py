@@ -18,7 +18,7 @@ from pathlib import Path
 from experiments import peers
 
 WARM_UP = 2
-"""First rounds of a peer's process that are not timed: actors start, kernels are chosen."""
+"""First rounds that are not timed: actors start, kernels are chosen."""
 
 MOST_SECONDS = 900
 """How long a peer may take for one repeat."""
@@ -44,18 +44,21 @@ class Peer:
     command: Sequence[str]
     path: Path | None = None
 
-    def run(self, workload: Path, rounds: int) -> tuple[list[float], list[int]]:
+    def run(
+        self, workload: Path, rounds: int, expected: Sequence[int]
+    ) -> tuple[list[float], list[int]]:
         """Run it once.
 
         Args:
           workload: the file `Workload.save` wrote.
           rounds: timed ones.
+          expected: (rounds,) training examples of every timed round.
 
         Returns:
           Seconds and examples of every timed round.
 
         Raises:
-          PeerError: it failed, took too long, or printed no figures.
+          PeerError: it failed, took too long, printed no figures, or did other work.
         """
         environment = dict(os.environ)
         if self.path is not None:
@@ -83,6 +86,8 @@ class Peer:
         except (IndexError, KeyError, TypeError, ValueError):
             last = (complained.strip() or said.strip() or "nothing was said").splitlines()
             raise PeerError(f"ended with code {process.returncode}: {last[-1].strip()}") from None
+        if examples != list(expected):
+            raise PeerError(f"trained {examples} examples instead of {list(expected)}")
         return seconds, examples
 
 

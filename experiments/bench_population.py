@@ -1,9 +1,9 @@
 """Does a round cost more among a million devices than among a thousand?
 
-The same cohort of devices is drawn from populations of `home` of several sizes and each trains one
-batch; probes measure the last round alone, which is not timed. Every size and repeat has a process
-of its own, so that its peak of memory is its own. A round is taken with the record and the
-checkpoint that a real run writes; start-up stands apart.
+As many devices are drawn from populations of `home` of several sizes and each trains one full
+batch, so that the work is the same at every size; probes measure the last round alone, which is not
+timed. Every size and repeat has a process of its own, so that its peak of memory is its own. A
+round is taken with the record and the checkpoint that a real run writes; start-up stands apart.
 """
 
 import multiprocessing
@@ -43,12 +43,49 @@ BATCH_SIZE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
+class FullBatches:
+    """Devices that hold a full batch take part as another policy says; the others never do.
+
+    Attributes:
+      policy: the other one, which sees only what these devices hold.
+      examples: of a batch.
+
+    Example:
+      >>> policy = FullBatches(policy=ActivitySelection(cohort=1), examples=16)
+      >>> policy.rates(np.array([15, 16, 48])).tolist()
+      [0.0, 0.25, 0.75]
+    """
+
+    policy: SelectionPolicy
+    examples: int
+
+    @property
+    def cohort(self) -> float:
+        """The other policy's."""
+        return self.policy.cohort
+
+    @property
+    def label(self) -> str:
+        """The other policy's."""
+        return self.policy.label
+
+    @property
+    def natural_weighting(self) -> str:
+        """The other policy's."""
+        return self.policy.natural_weighting
+
+    def rates(self, activity: np.ndarray) -> np.ndarray:
+        """Participation rates, shape (devices,)."""
+        return self.policy.rates(np.where(activity >= self.examples, activity, 0))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Rounds:
     """What one process runs.
 
     Attributes:
       devices: in all.
-      policy: who takes part.
+      policy: who takes part, of the devices that hold a full batch.
       rounds: timed ones.
       workers: threads that train; 0 trains in the calling thread.
       seed: of the run.
@@ -70,12 +107,14 @@ class Taken(NamedTuple):
     """What it took.
 
     Attributes:
-      seconds: (rounds,) of every timed round.
-      examples: (rounds,) trained in it: a batch of every device, or all it holds if that is less.
+      seconds: (rounds,) wall-clock seconds of every timed round.
+      cpu_seconds: (rounds,) seconds of processor time of all threads in it.
+      examples: (rounds,) trained in it: a batch of every device.
       peak_bytes: most memory the process had.
     """
 
     seconds: list[float]
+    cpu_seconds: list[float]
     examples: list[int]
     peak_bytes: int
 
@@ -96,7 +135,7 @@ def bench_population(
       repeats: processes every line gets, in turns, each with a seed of its own.
       workers: threads that train; 0 trains in the calling thread; None is one a core.
       sizes: devices of each population, increasing.
-      cohort: devices a round, exactly.
+      cohort: devices a round, exactly, where so many hold a full batch.
 
     Raises:
       ConfigError: there is nothing to time.
@@ -132,7 +171,8 @@ def run_rounds(task: Rounds) -> Taken:
     """Run them in this process."""
     people = home(devices=task.devices)
     with quiet():
-        strategy = Selective(FedAvg(), task.policy, draw="fixed")
+        policy = FullBatches(policy=task.policy, examples=BATCH_SIZE)
+        strategy = Selective(FedAvg(), policy, draw="fixed")
     simulation = Simulation(
         population=people,
         model=BiLSTMTagger.sized_for(people),
@@ -143,10 +183,10 @@ def run_rounds(task: Rounds) -> Taken:
         workers=task.workers,
         evaluate_every=task.rounds + 2,
     )
-    run, seconds = recorded(simulation)
+    run, seconds, cpu_seconds = recorded(simulation)
     activity, timed = people.activity(), slice(1, task.rounds + 1)
     examples = [int(np.minimum(activity[c], BATCH_SIZE).sum()) for c in cohorts_of(run)]
-    return Taken(seconds[timed], examples[timed], peak_bytes())
+    return Taken(seconds[timed], cpu_seconds[timed], examples[timed], peak_bytes())
 
 
 def peak_bytes() -> int:
@@ -171,6 +211,7 @@ def _line(name: str, taken: Sequence[Taken]) -> Measurement:
     return Measurement(
         name=name,
         seconds=[each.seconds for each in taken],
+        cpu_seconds=[each.cpu_seconds for each in taken],
         examples=[each.examples for each in taken],
         peak_bytes=[each.peak_bytes for each in taken],
     )
@@ -183,7 +224,7 @@ def _against(line: Measurement, base: Measurement) -> Measurement:
 def _budgets(lines: Sequence[Measurement]) -> list[Budget]:
     """The largest uniform line against the smallest, and everybody's memory."""
     fewest, most = lines[0], lines[-2]
-    heaviest = max(lines, key=lambda line: np.median(line.peak_bytes or 0))
+    heaviest = max(lines, key=lambda line: max(line.peak_bytes or [0]))
     return [
         Budget(
             name=f"{most.name} / {fewest.name}",
@@ -192,7 +233,7 @@ def _budgets(lines: Sequence[Measurement]) -> list[Budget]:
         ),
         Budget(
             name=f"peak memory in GB, {heaviest.name}",
-            value=float(np.max(heaviest.peak_bytes or 0)) / 1e9,
+            value=max(heaviest.peak_bytes or [0]) / 1e9,
             budget=MEMORY_BUDGET / 1e9,
         ),
     ]

@@ -45,10 +45,13 @@ class Measurement:
       name: what ran.
       seconds: (repeats, rounds) wall-clock seconds of every round.
       examples: (repeats, rounds) training examples of every round.
-      ratio: how many times as long it takes as `against`: see `ratio_of_rounds` and
-        `ratio_of_examples`; None where there is nothing to compare with.
+      ratio: how many times as long it takes as `against`, see `ratio_of_rounds`; None where there
+        is nothing to compare with.
       against: name of the line it is compared with, or None.
-      peak_bytes: (repeats,) most memory its process had, where each repeat is a process.
+      cpu_seconds: (repeats, rounds) seconds of processor time of all threads, or None.
+      peak_bytes: (repeats,) most memory its process had, where each repeat is a process; or what
+        the benchmark's notes say.
+      peak_ratio: how many times as much memory it takes as `against`, or None.
     """
 
     name: str
@@ -56,12 +59,14 @@ class Measurement:
     examples: Sequence[Sequence[int]]
     ratio: float | None = None
     against: str | None = None
+    cpu_seconds: Sequence[Sequence[float]] | None = None
     peak_bytes: Sequence[int] | None = None
+    peak_ratio: float | None = None
 
     @property
     def median(self) -> float:
         """Seconds a round: medians over repeats, averaged over rounds."""
-        return float(np.median(self.seconds, axis=0).mean())
+        return _median(self.seconds)
 
     @property
     def examples_per_second(self) -> float:
@@ -72,6 +77,10 @@ class Measurement:
         """All of it, for the record."""
         derived = {"median": self.median, "examples_per_second": self.examples_per_second}
         return asdict(self) | derived
+
+
+def _median(seconds: Sequence[Sequence[float]]) -> float:
+    return float(np.median(seconds, axis=0).mean())
 
 
 def ratio_of_rounds(line: Measurement, base: Measurement) -> float:
@@ -86,18 +95,16 @@ def ratio_of_rounds(line: Measurement, base: Measurement) -> float:
     return float(np.median(np.array(line.seconds) / np.array(base.seconds)))
 
 
-def ratio_of_examples(line: Measurement, base: Measurement) -> float:
-    """Median, over repeats, of seconds an example over those of the same repeat of `base`.
-
-    For lines whose rounds do not train the same devices.
+def ratio_of_peaks(line: Measurement, base: Measurement) -> float:
+    """Median, over repeats, of peak memory over that of the same repeat of `base`.
 
     Example:
-      >>> slow = Measurement(name="a", seconds=[[2.0, 2.0]], examples=[[1, 1]])
-      >>> fast = Measurement(name="b", seconds=[[1.0, 3.0]], examples=[[8, 8]])
-      >>> ratio_of_examples(slow, fast)
-      8.0
+      >>> large = Measurement(name="a", seconds=[[1.0]], examples=[[4]], peak_bytes=[300])
+      >>> small = Measurement(name="b", seconds=[[1.0]], examples=[[4]], peak_bytes=[200])
+      >>> ratio_of_peaks(large, small)
+      1.5
     """
-    own, other = (np.sum(m.seconds, axis=1) / np.sum(m.examples, axis=1) for m in (line, base))
+    own, other = (np.array(m.peak_bytes, dtype=float) for m in (line, base))
     return float(np.median(own / other))
 
 
@@ -133,20 +140,41 @@ class Benchmark:
 
     def markdown(self) -> str:
         """One pipe table, and a sentence a budget."""
-        memory = any(m.peak_bytes for m in self.measurements)
+        measured = self.measurements
+        columns = {
+            "seconds": [f"{m.median:.3f}" for m in measured],
+            "CPU seconds": [f"{_median(m.cpu_seconds):.3f}" for m in measured if m.cpu_seconds],
+            "examples/s": [f"{m.examples_per_second:,.0f}" for m in measured],
+            "peak memory": [_size(max(m.peak_bytes)) for m in measured if m.peak_bytes],
+        }
+        # A benchmark measures something of all of its lines or of none.
+        columns = {name: cells for name, cells in columns.items() if cells}
+        ratios = [_ratio(m) for m in measured]
+        names = [m.name for m in measured]
         lines = [
-            f"| a round of | seconds | examples/s | {'peak memory | ' if memory else ''}ratio |",
-            f"|:--|--:|--:|{'--:|' if memory else ''}:--|",
+            _row("a round of", *columns, "ratio"),
+            f"|:--|{'--:|' * len(columns)}:--|",
+            *(_row(*cells) for cells in zip(names, *columns.values(), ratios, strict=True)),
+            "",
         ]
-        for m in self.measurements:
-            ratio = "" if m.ratio is None else f"{m.ratio:.2f} of {m.against}"
-            peak = f"{np.median(m.peak_bytes) / 1e9:.2f} GB | " if m.peak_bytes else ""
-            speed = f"{m.median:.3f} | {m.examples_per_second:,.0f}"
-            lines.append(f"| {m.name} | {speed} | {peak}{ratio} |")
-        lines.append("")
         lines.extend(map(_verdict, self.budgets))
         lines.extend(f"- Note: {note}" for note in self.notes)
         return "\n".join(lines) + "\n"
+
+
+def _ratio(line: Measurement) -> str:
+    if line.ratio is None:
+        return ""
+    memory = "" if line.peak_ratio is None else f", memory {line.peak_ratio:.2f}"
+    return f"{line.ratio:.2f} of {line.against}{memory}"
+
+
+def _size(most: int) -> str:
+    return f"{most / 1e9:.2f} GB" if most >= 1e8 else f"{most / 1e6:.1f} MB"
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _verdict(budget: Budget) -> str:

@@ -2,8 +2,7 @@
 
 Candidates train the same devices on the same batches with the same number of threads, in turns,
 several times over, because machines differ and drift: only ratios are to be relied upon. Other
-simulators take their turns in processes of their own; they draw their own cohorts of the same
-people, so they are compared by seconds an example.
+simulators take their turns in processes of their own, and train the cohorts of FedAvg.
 """
 
 import os
@@ -23,14 +22,8 @@ from experiments.bench_candidates import (
     SELECTIVE,
     Candidates,
 )
-from experiments.bench_peers import PFL, RAY, PeerError, installed
-from experiments.bench_result import (
-    Benchmark,
-    Budget,
-    Measurement,
-    ratio_of_examples,
-    ratio_of_rounds,
-)
+from experiments.bench_peers import PFL, RAY, WARM_UP, PeerError, installed
+from experiments.bench_result import Benchmark, Budget, Measurement, ratio_of_rounds
 from experiments.bench_workload import Workload
 from fedsim.errors import require
 
@@ -40,7 +33,7 @@ LOOPS = {FEDAVG: (BARE_FEDAVG, PLAIN_FEDAVG), SELECTIVE: (BARE_SELECTIVE, PLAIN_
 LOOP_BUDGET = 1.10
 
 PEERS = {RAY: 1 / 4.5, PFL: 1.0}
-"""What an example may take, of an example of another simulator."""
+"""What a round of LocalGrid may take, of the same one of another simulator."""
 
 AGAINST = {
     PLAIN_FEDAVG: FEDAVG,
@@ -64,8 +57,8 @@ def bench_round(
     """Time rounds of the reference workload.
 
     Args:
-      rounds: timed rounds a candidate and repeat; one before them warms up (two where a process is
-        started for them) and one after them, which every simulation measures, is not timed.
+      rounds: timed rounds a candidate and repeat; two before them warm up and one after them, which
+        every simulation measures, is not timed.
       repeats: turns every candidate gets.
       workers: threads that train; 0 trains in the calling thread; None is one a core.
       pfl_python: an interpreter that has `pfl[pytorch]`; None leaves pfl-research out.
@@ -83,10 +76,9 @@ def bench_round(
     workers = (os.cpu_count() or 1) if workers is None else workers
     with TemporaryDirectory() as folder:
         file = Path(folder) / "workload.npz"
-        workload.save(file)
-        own = Candidates(workload, rounds + 2, workers, file)
+        own = Candidates(workload, WARM_UP + rounds + 1, workers, file)
         peers, notes = installed(workers, pfl_python, Path(folder))
-        timed = slice(1, rounds + 1)
+        timed = slice(WARM_UP, WARM_UP + rounds)
         seconds: dict[str, list[list[float]]] = {}
         examples: dict[str, list[list[int]]] = {}
 
@@ -99,7 +91,7 @@ def bench_round(
                 note(name, run()[timed], own.examples(name)[timed])
             for peer in list(peers):
                 try:
-                    note(peer.name, *peer.run(file, rounds))
+                    note(peer.name, *peer.run(file, rounds, own.examples(FEDAVG)[timed]))
                 except PeerError as error:
                     peers.remove(peer)
                     seconds.pop(peer.name, None)
@@ -123,8 +115,7 @@ def _compared(line: Measurement, lines: Mapping[str, Measurement]) -> Measuremen
         base = lines[AGAINST[line.name]]
         return replace(line, ratio=ratio_of_rounds(line, base), against=base.name)
     if line.name.startswith(tuple(PEERS)):
-        ours = lines[FEDAVG]
-        return replace(line, ratio=ratio_of_examples(line, ours), against=f"{FEDAVG}, an example")
+        return replace(line, ratio=ratio_of_rounds(line, lines[FEDAVG]), against=FEDAVG)
     return line
 
 
@@ -144,7 +135,7 @@ def _peer_budgets(lines: Mapping[str, Measurement]) -> list[Budget]:
     budgets = []
     for peer, budget in PEERS.items():
         measured = [line for name, line in lines.items() if name.startswith(peer)]
-        ratios = [ratio_of_examples(lines[FEDAVG], line) for line in measured]
-        name = f"{FEDAVG} / {peer}, seconds an example"
-        budgets.append(Budget(name=name, value=ratios[0] if ratios else None, budget=budget))
+        ratios = [ratio_of_rounds(lines[FEDAVG], line) for line in measured]
+        value = ratios[0] if ratios else None
+        budgets.append(Budget(name=f"{FEDAVG} / {peer}", value=value, budget=budget))
     return budgets

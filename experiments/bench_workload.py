@@ -5,6 +5,7 @@ and slots (0.56 M parameters), cohorts of 32, one local epoch of SGD in batches 
 labels are random: the work is that of real training, and there is nothing to learn.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,8 +88,13 @@ class Workload:
         """One epoch of SGD in batches of 16."""
         return NLUClient(batch_size=BATCH_SIZE, local_epochs=1, learning_rate=LEARNING_RATE)
 
-    def save(self, path: Path) -> None:
-        """Write what devices hold and how they train, for peers; `peers.tagger.Task` reads it."""
+    def save(self, path: Path, cohorts: Sequence[np.ndarray]) -> None:
+        """Write what is trained, for peers; `peers.tagger.Task` reads it.
+
+        Args:
+          path: the file.
+          cohorts: (rounds,) device ids of every round, as many in each.
+        """
         people = self.population()
         held = [people.held(device, 0) for device in range(self.devices)]
         sizes = [len(each) for each in held]
@@ -100,7 +106,7 @@ class Workload:
             intents=np.concatenate([e.intents for e in held]).astype(int),
             offsets=np.cumsum([0, *sizes]),
             shape=np.array([VOCABULARY.rows, EMBEDDING, HIDDEN, *labels]),
-            cohort=np.array(self.cohort),
+            cohorts=np.stack(cohorts),
             batch_size=np.array(BATCH_SIZE),
             learning_rate=np.array(LEARNING_RATE),
         )

@@ -101,15 +101,17 @@ class BenchCommand:
 
     Attributes:
       name: round: a round of training against loops over the same devices, and other simulators;
-        population: a round among a million devices against one among a thousand.
-      rounds: timed rounds of each candidate and repeat.
+        population: a round among a million devices against one among a thousand;
+        dpsgd: an exact private step against an ordinary one, Opacus and a loop over examples.
+      rounds: timed rounds (dpsgd: steps) of each candidate and repeat.
       repeats: turns each candidate gets; medians over them are reported.
-      workers: threads that train devices; 0 trains inline; default one a core.
+      workers: threads that train devices; 0 trains inline; default one a core (not dpsgd, which
+        takes one thread and all).
       pfl_python: an interpreter with pfl[pytorch], to time pfl-research as well (round alone).
       json: file for the machine, every measurement and the budgets.
     """
 
-    name: tyro.conf.Positional[Literal["round", "population"]]
+    name: tyro.conf.Positional[Literal["round", "population", "dpsgd"]]
     rounds: int = 8
     repeats: int = 5
     workers: int | None = None
@@ -122,7 +124,7 @@ def run(command: RunCommand) -> None:
     from experiments.recipe import run_recipe
 
     values = {field.name: getattr(command, field.name) for field in fields(RunOptions)}
-    _show(run_recipe(RunOptions(**values), command.out))
+    show(run_recipe(RunOptions(**values), command.out))
 
 
 def resume(command: ResumeCommand) -> None:
@@ -132,10 +134,10 @@ def resume(command: ResumeCommand) -> None:
     if (command.folder / "summary.json").is_file():
         print(f"The run in {command.folder} is finished; there is nothing left to do.")
         return
-    _show(recipe.resume(command.folder))
+    show(recipe.resume(command.folder))
 
 
-def _show(finished: "Run") -> None:
+def show(finished: "Run") -> None:
     """Print a run's figures, what a reader should know of them, and where the record is."""
     from fedsim.report.failures import failure_notes
 
@@ -169,21 +171,44 @@ def experiment(command: ExperimentCommand) -> None:
 
 def bench(command: BenchCommand) -> None:
     """`fedsim bench`."""
+    from experiments.bench_dpsgd import bench_dpsgd
     from experiments.bench_population import bench_population
     from experiments.bench_round import bench_round
 
+    require(
+        command.name == "round" or command.pfl_python is None,
+        "--pfl-python names another simulator for bench round; leave it out here",
+    )
+    require(
+        command.name != "dpsgd" or command.workers is None,
+        f"--workers is {command.workers}, and bench dpsgd trains no devices; leave it out",
+    )
+    if command.json is not None:
+        _check_writable(command.json)
     settings = {name: getattr(command, name) for name in ("rounds", "repeats", "workers")}
     if command.name == "round":
         measured = bench_round(**settings, pfl_python=command.pfl_python)
-    else:
-        require(
-            command.pfl_python is None,
-            "--pfl-python names another simulator for bench round; leave it out here",
-        )
+    elif command.name == "population":
         measured = bench_population(**settings)
+    else:
+        measured = bench_dpsgd(steps=command.rounds, repeats=command.repeats)
     print(measured.markdown())
     if command.json is not None:
         command.json.write_text(measured.json(), "utf-8")
+
+
+def _check_writable(path: Path) -> None:
+    """Refuse a file that cannot be written before minutes of work go into it."""
+    new = not path.exists()
+    try:
+        path.open("a").close()
+    except OSError as error:
+        raise ConfigError(
+            f"--json {path} cannot be written ({error.strerror}); name a file in a folder that "
+            "exists and that you may write to"
+        ) from None
+    if new:
+        path.unlink()
 
 
 COMMANDS: dict[str, tuple[type, Callable]] = {
@@ -198,7 +223,7 @@ USAGE = """usage: fedsim COMMAND [OPTIONS]
   run                 one simulation
   resume DIR          go on with one that was interrupted
   experiment NAME     one paper-style table: selection
-  bench NAME          one benchmark: round, population
+  bench NAME          one benchmark: round, population, dpsgd
 
   fedsim COMMAND --help    the options of a command
   fedsim --version         the version"""

@@ -7,6 +7,7 @@ A run config holds text, numbers and truth values but no None: there, an empty t
 option that is not given.
 """
 
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import lru_cache
@@ -20,9 +21,11 @@ from flwr.serverapp import Grid, ServerApp
 
 from clients import app
 from experiments.arguments import check_value
+from experiments.command_line import show
 from experiments.options import RunOptions
 from experiments.recipe import build
-from fedsim.engine.nodes import HOSTED, hosted
+from fedsim.engine.flower import reason
+from fedsim.engine.nodes import HOSTED, UNFIT, hosted
 from fedsim.errors import ConfigError, did_you_mean, require
 from fedsim.population import Population
 
@@ -69,6 +72,8 @@ def options_of(run_config: Mapping[str, Any]) -> tuple[RunOptions, Path | None]:
 
 def _value(key: str, value: Any, hint: Any) -> Any:
     """A value as the option's type; TOML tells 1 from 1.0 and text from truth."""
+    wanted = "true or false" if hint is bool else "a value as `fedsim run` takes it, no truth value"
+    require(isinstance(value, bool) == (hint is bool), f"{key} is {value!r}; expected {wanted}")
     check_value(key, str(value), hint)
     number = next((kind for kind in (int, float) if kind in (hint, *get_args(hint))), None)
     if number is not None:
@@ -79,9 +84,15 @@ def _value(key: str, value: Any, hint: Any) -> Any:
 @server_app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the simulation on the nodes of a grid; goes on where the run in `out` stopped."""
-    options, out = options_of(context.run_config)
-    run = build(options).run(out, resume=True, recipe=asdict(options), progress=False, grid=grid)
-    print(run.table().markdown())
+    try:
+        options, out = options_of(context.run_config)
+        recipe = asdict(options)
+        show(build(options).run(out, resume=True, recipe=recipe, progress=False, grid=grid))
+    except ConfigError:
+        # Flower fails a run by an exception alone, and shows it with the way it came, of which a
+        # refusal needs nothing. This process serves one run, and ends with it.
+        sys.tracebacklimit = 0
+        raise
 
 
 @client_app.query(HOSTED)
@@ -91,7 +102,7 @@ def part(message: Message, context: Context) -> Message:
         people, _ = _node(options_of(context.run_config)[0])
         answer = hosted(people.devices, people.fingerprint, context.node_config)
     except ConfigError as error:
-        return Message(Error(code=0, reason=str(error)), reply_to=message)
+        return Message(Error(code=UNFIT, reason=str(error)), reply_to=message)
     return Message(RecordDict({HOSTED: answer}), reply_to=message)
 
 
@@ -104,8 +115,7 @@ def device(message: Message, context: Context) -> Message:
         _, train = _node(options_of(context.run_config)[0])
         return train(message, context)
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        return Message(Error(code=0, reason=reason), reply_to=message)
+        return Message(Error(code=0, reason=reason(error)), reply_to=message)
 
 
 @lru_cache(maxsize=1)

@@ -63,11 +63,16 @@ class RunOptions:
       optimizer: of the devices.
       local_epochs: passes over what a device holds.
       local_steps: batches a round instead of epochs.
-      dp: whose data are private: none, examples (DP-SGD on the devices), devices, or both.
+      dp: what is private: nothing, each example (DP-SGD on the devices), each device, or both.
       noise_multiplier: noise in units of the clip norm; default 1, without --epsilon.
-      clip_norm: largest norm of a device's update (of an example's gradient, at example level).
-      epsilon: what the worst device may have spent at the end, instead of a noise multiplier.
-      delta: of every epsilon; default 1e-5, or 0.1 / units where that is smaller.
+      clip_norm: largest norm of a device's update (of an example's gradient, with --dp example).
+      example_noise_multiplier: the devices' own noise, with --dp both; default 1.
+      example_clip_norm: largest norm of an example's gradient, with --dp both; default 1.
+      epsilon: what the worst device may have spent at the end, instead of a noise multiplier; with
+        --dp example it needs --max-participations.
+      max_participations: rounds after which a device that protects its examples refuses to train.
+      delta: of every epsilon; default 1e-5, or 0.1 / units where that is smaller (units: devices,
+        or training examples of all periods).
       adjacency: neighbours differ in what one device holds (zero-out), or in a whole device
         (add-remove, with --scale, --weight-cap and --denominator).
       scale: public factor from a device's score to its rate, instead of one that all devices fix.
@@ -81,8 +86,8 @@ class RunOptions:
         error=.05; deadline=20 (simulated seconds), with speed=100 (examples a second) and spread=1.
       engine: train devices on threads of this process (local), or on Flower's runtime, as processes
         under Ray (flower).
-      workers: threads, or processes under flower, that train devices; 0 trains inline; default one
-        a core.
+      workers: threads, or processes under flower, that train devices; 0 trains inline (local
+        engine); default one a core.
       seed: of the initial model, the cohorts and the batches; the people stay the same, so that
         runs can be compared.
     """
@@ -114,10 +119,13 @@ class RunOptions:
     optimizer: Literal["sgd", "adamw"] = "sgd"
     local_epochs: int = 1
     local_steps: int | None = None
-    dp: Literal["none", "device"] = "none"
+    dp: Literal["none", "example", "device", "both"] = "none"
     noise_multiplier: float | None = None
     clip_norm: float = 1.0
+    example_noise_multiplier: float | None = None
+    example_clip_norm: float | None = None
     epsilon: float | None = None
+    max_participations: int | None = None
     delta: float | None = None
     adjacency: Literal["zero-out", "add-remove"] = "zero-out"
     scale: float | None = None
@@ -140,6 +148,15 @@ class RunOptions:
 
         Keep.parse(self.keep)
         faults_of(self)
+        every, workers, checkpoint = self.evaluate_every, self.workers, self.checkpoint_every
+        require(every is None or every >= 1, f"evaluate_every is {every}; choose 1 or more")
+        require(checkpoint >= 1, f"checkpoint_every is {checkpoint}; choose 1 or more")
+        require(workers is None or workers >= 0, f"workers is {workers}; choose 0 (inline) or more")
+        require(
+            workers != 0 or self.engine == "local",
+            "workers is 0, which trains inline, and --engine flower trains in processes of its "
+            "own; choose 1 or more, or --engine local",
+        )
         mu = self.proximal_mu
         require(mu is None or mu >= 0, f"proximal_mu is {mu}; choose 0 (none) or more")
         require(self.seed >= 0, f"seed is {self.seed}; choose 0 or more")
@@ -218,6 +235,7 @@ def strategy_of(options: RunOptions) -> "Strategy":
 def client_of(options: RunOptions) -> "NLUClient":
     """How devices train."""
     from clients import NLUClient
+    from experiments.privacy_options import example_level_of
 
     own = 0.0 if options.strategy == "fedprox" else (options.proximal_mu or 0.0)
     return NLUClient(
@@ -227,6 +245,7 @@ def client_of(options: RunOptions) -> "NLUClient":
         optimizer=options.optimizer,
         learning_rate=options.learning_rate,
         proximal_mu=own,
+        privacy=example_level_of(options),
     )
 
 

@@ -6,13 +6,18 @@ from fedsim.errors import require
 
 if TYPE_CHECKING:
     from experiments.options import RunOptions
+    from fedsim.privacy import ExampleLevel
     from fedsim.privacy.release import DeviceLevel
 
 NOISE_MULTIPLIER = 1.0
 """Where neither a noise multiplier nor a target epsilon is given."""
 
+CLIP_NORM = 1.0
+"""Of an example's gradient, with --dp both."""
+
 _DEVICE = ("weight_cap", "denominator", "example_cap")
-_ANY = ("noise_multiplier", "epsilon", "delta")
+_BOTH = ("example_noise_multiplier", "example_clip_norm")
+_ANY = ("noise_multiplier", "epsilon", "delta", "max_participations")
 
 
 def device_level_of(options: "RunOptions") -> "DeviceLevel | None":
@@ -21,20 +26,8 @@ def device_level_of(options: "RunOptions") -> "DeviceLevel | None":
     Raises:
       ConfigError: an option of a privacy that was not asked for, or values that cannot be.
     """
-    if options.dp == "none":
-        for name in (*_ANY, *_DEVICE):
-            value = getattr(options, name)
-            require(
-                value is None,
-                f"{name.replace('_', '-')} is {value}, which has no effect without privacy; add "
-                "--dp device",
-            )
-        require(
-            options.clip_norm == 1.0 and options.adjacency == "zero-out",
-            f"clip-norm is {options.clip_norm:g} and adjacency {options.adjacency}, which have no "
-            "effect without privacy; add --dp device",
-        )
-        require(not options.secure_noise, "secure-noise has no effect without noise; add --dp")
+    _check(options)
+    if options.dp not in ("device", "both"):
         return None
     from fedsim.privacy.release import DeviceLevel
 
@@ -52,3 +45,66 @@ def device_level_of(options: "RunOptions") -> "DeviceLevel | None":
         example_cap=options.example_cap,
         secure_noise=options.secure_noise,
     )
+
+
+def example_level_of(options: "RunOptions") -> "ExampleLevel | None":
+    """Example-level privacy, or None without it.
+
+    With --dp both the options of the noise are those that name the example; a target epsilon is
+    then the devices'.
+
+    Raises:
+      ConfigError: an option of a privacy that was not asked for, or values that cannot be.
+    """
+    _check(options)
+    if options.dp not in ("example", "both"):
+        return None
+    from fedsim.privacy import ExampleLevel
+
+    clip_norm, sigma, target = options.clip_norm, options.noise_multiplier, options.epsilon
+    if options.dp == "both":
+        clip_norm, sigma, target = CLIP_NORM, options.example_noise_multiplier, None
+        if options.example_clip_norm is not None:
+            clip_norm = options.example_clip_norm
+    if sigma is None and target is None:
+        sigma = NOISE_MULTIPLIER
+    return ExampleLevel(
+        clip_norm=clip_norm,
+        noise_multiplier=sigma,
+        epsilon=target,
+        delta=options.delta,
+        max_participations=options.max_participations,
+        secure_noise=options.secure_noise,
+    )
+
+
+def _check(options: "RunOptions") -> None:
+    """Refuse options that the privacy asked for does not use."""
+    without = {
+        "none": ((*_ANY, *_DEVICE, *_BOTH), "add --dp example, device or both"),
+        "device": (("max_participations", *_BOTH), "choose --dp both"),
+        "example": (
+            (*_DEVICE, *_BOTH),
+            "choose --dp both, or leave it out (--noise-multiplier and --clip-norm are the "
+            "examples' here)",
+        ),
+        "both": ((), ""),
+    }
+    unused, remedy = without[options.dp]
+    for name in unused:
+        value = getattr(options, name)
+        require(
+            value is None,
+            f"{name.replace('_', '-')} is {value}, which --dp {options.dp} does not use; {remedy}",
+        )
+    require(
+        options.adjacency == "zero-out" or options.dp in ("device", "both"),
+        f"adjacency is {options.adjacency}, which --dp {options.dp} does not use; choose --dp "
+        "device or both",
+    )
+    if options.dp == "none":
+        require(
+            options.clip_norm == 1.0,
+            f"clip-norm is {options.clip_norm:g}, which --dp none does not use; {remedy}",
+        )
+        require(not options.secure_noise, f"secure-noise has no effect without noise; {remedy}")

@@ -1,14 +1,17 @@
 """Which processes did this one start, directly or through others, and are they all stopped?
 
-Flower detaches what it starts, so ending its first process is not enough.
+Flower detaches what it starts, so ending its first process is not enough; and a signal that ended
+this process in the middle of starting or stopping others would leave them behind.
 """
 
 import os
 import signal
 import subprocess
+import sys
+import threading
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 GRACE = 5.0
@@ -19,19 +22,68 @@ Flower's simulation goes on with its rounds after a polite request, so this is n
 
 
 def stop(process: subprocess.Popen) -> None:
-    """End a process and all that it started, and wait until they are gone."""
+    """End a process and all that it started, and wait until they are gone.
+
+    An exception meanwhile, such as a KeyboardInterrupt, cuts their grace short.
+    """
     ids = [process.pid, *descendants(process.pid)]
-    process.terminate()
-    end = time.monotonic() + GRACE
-    while running(ids) and time.monotonic() < end:
-        process.poll()
-        # What it starts meanwhile counts too.
-        ids += [pid for pid in descendants(*ids) if pid not in ids]
-        time.sleep(0.05)
-    for pid in running(ids):
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    process.wait()
+    try:
+        process.terminate()
+        end = time.monotonic() + GRACE
+        while running(ids) and time.monotonic() < end:
+            process.poll()
+            # What it starts meanwhile counts too.
+            ids += [pid for pid in descendants(*ids) if pid not in ids]
+            time.sleep(0.05)
+    finally:
+        for pid in running(ids):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
+
+
+@contextmanager
+def requests_to_end(saying: str) -> Iterator[Callable[[], None]]:
+    """Let Ctrl-C, SIGTERM and SIGHUP end the block in places of its choice only, however many come.
+
+    Signals that somebody handles or ignores already (as under nohup) stay as they are.
+
+    Args:
+      saying: a sentence for standard error when one is obeyed.
+
+    Yields:
+      A function that raises KeyboardInterrupt once a signal has come; to be called while waiting.
+
+    Raises:
+      KeyboardInterrupt: at the end of a block that nothing else ended, if a signal has come.
+
+    Example:
+      >>> with requests_to_end("stopping") as check:
+      ...     check()
+    """
+    came: list[int] = []
+
+    def check() -> None:
+        if came:
+            # The terminal may be what has gone.
+            with suppress(OSError):
+                print(saying, file=sys.stderr, flush=True)
+            raise KeyboardInterrupt
+
+    usual = {signal.SIGINT: signal.default_int_handler} | dict.fromkeys(
+        (signal.SIGTERM, signal.SIGHUP), signal.SIG_DFL
+    )
+    # Elsewhere than in the main thread signals do not arrive and cannot be asked for.
+    here = threading.current_thread() is threading.main_thread()
+    held = {s: handler for s, handler in usual.items() if here and signal.getsignal(s) == handler}
+    for number in held:
+        signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield check
+    finally:
+        for number, handler in held.items():
+            signal.signal(number, handler)
+    check()
 
 
 def descendants(*ids: int) -> list[int]:

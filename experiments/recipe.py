@@ -59,7 +59,11 @@ def run_recipe(options: RunOptions, out: Path | str | None, progress: bool = Tru
     if out is None and options.engine == "flower":
         # Processes hand each other a record through a folder.
         with tempfile.TemporaryDirectory() as place:
-            run = run_recipe(options, Path(place) / "run", progress)
+            try:
+                run = run_recipe(options, Path(place) / "run", progress)
+            except KeyboardInterrupt:
+                # Without the advice to go on from a folder that is about to go.
+                raise KeyboardInterrupt from None
             return replace(run, path=None, parameters=run.model)
     if out is None:
         return build(options).run(recipe=asdict(options), progress=progress)

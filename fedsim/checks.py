@@ -1,6 +1,7 @@
 """What cannot work, refused in one sentence before anything is trained."""
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -56,19 +57,31 @@ def check(strategy: Strategy, client: Any, people: Population) -> None:
     )
 
 
-def prepare(strategy: Strategy, people: Population, schedule: Schedule) -> int:
+def prepare(
+    strategy: Strategy, people: Population, schedule: Schedule, delta: float | None = None
+) -> int:
     """Let a strategy resolve what depends on the population, and say which round is the last.
 
     Args:
       strategy: keeps what it resolves.
       people: cut into the periods of the run.
       schedule: its rounds.
+      delta: of the devices' own privacy, or None without any. A record has one delta.
 
     Raises:
       ConfigError: the strategy cannot give what it was asked for.
     """
     if not (hasattr(strategy, "plan") and hasattr(strategy, "prepare")):
         return schedule.rounds
+    private: Any = getattr(strategy, "strategy", None)
+    if delta is not None and hasattr(private, "mechanism"):
+        other = private.mechanism.delta
+        require(
+            other in (None, delta),
+            f"delta is {other} at device level and {delta} at example level, and a record has one "
+            "delta; give both the same",
+        )
+        private.mechanism = replace(private.mechanism, delta=delta)
     rounds = Counter(schedule.period(round) for round in range(1, schedule.rounds + 1))
     activities = [people.activity(period) for period in range(people.periods)]
     last = strategy.prepare(activities, [rounds[period] for period in range(people.periods)])

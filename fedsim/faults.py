@@ -34,7 +34,8 @@ class Faults:
       unavailable: the device cannot be reached and is not asked.
       dropout: it trains, and its reply is lost.
       nan: its reply holds NaN instead of parameters.
-      exploding: its parameters are multiplied by 1e30, which leaves them finite.
+      exploding: its parameters are multiplied by 1e30: finite, and so large that a server can tell.
+        Factors that no check of a single reply finds ruin a mean; robust strategies are for those.
       error: it raises an error instead of training.
       deadline: simulated seconds after which a round closes, > 0, or None.
       speed: median speed of the devices in examples a simulated second, > 0.

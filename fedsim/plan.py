@@ -54,11 +54,13 @@ class Failure(NamedTuple):
 
     Attributes:
       device: its id, or SERVER.
-      stage: "unavailable" (it could not be asked), "train" (it replied with an error), "dropout"
+      stage: "unavailable" (it could not be asked), "refused" (it has taken part as often as its
+        privacy allows), "train" (it replied with an error), "dropout"
         (it trained, and its reply was lost), "late" (its reply came after the round had closed),
-        "reply" (what it sent cannot be used), "missing", or "aggregate" (the strategy's result is
-        not finite; the old model stays).
-      error: one line.
+        "reply" (what it sent cannot be used), "missing", "evaluate" (in any of these ways, where
+        devices evaluate), or "aggregate" (the strategy's result cannot be used; the old model
+        stays).
+      error: one line; it begins with "simulated: " where a simulated fault is to blame.
     """
 
     device: int
@@ -92,7 +94,7 @@ class FinishedRound:
       cohort: (drawn,) devices that were asked.
       arrived: (replies,) devices whose reply counted, increasing.
       examples: examples held by the devices asked, summed.
-      failures: devices whose reply did not count.
+      failures: devices whose reply did not count, and an aggregate that did not.
       train_loss: example-weighted mean training loss over valid replies, or None without any.
       parameters: the new global model.
       evaluated: aggregated metrics of a strategy that evaluates on devices; empty otherwise.

@@ -15,7 +15,7 @@ from flwr.serverapp.strategy import Strategy
 from fedsim.engine.cohort import CohortGrid
 from fedsim.engine.exchange import Exchange
 from fedsim.engine.flower import to_parameters, to_record
-from fedsim.engine.replies import collect
+from fedsim.engine.replies import arrays_fault, buffers, collect
 from fedsim.models.joint import Parameters
 from fedsim.plan import SERVER, Failure, FinishedRound
 from fedsim.population import Population
@@ -81,14 +81,15 @@ class Round:
         with seeded_globals(self.seed, "aggregate", round):
             record, _ = self.strategy.aggregate_train(round, replies.heard)
         if record is not None:
-            new = to_parameters(record, like=parameters)
-            if all(bool(p.isfinite().all()) for p in new.values()):
-                parameters = new
+            # As strict as with devices: a model they could not reply with is not sent to them.
+            fault = arrays_fault(record, buffers(parameters))
+            if fault is None:
+                parameters = to_parameters(record, like=parameters)
             else:
-                error = "the aggregate is not finite; the model stays as it was"
+                error = f"{fault}; the model stays as it was"
                 failures.append(Failure(SERVER, "aggregate", error))
         with seeded_globals(self.seed, "evaluate", round):
-            evaluated = self._evaluate(round, grid, parameters)
+            evaluated, unheard = self._evaluate(round, grid, parameters)
         return FinishedRound(
             round=round,
             period=period,
@@ -97,7 +98,7 @@ class Round:
             cohort=asked,
             arrived=arrived,
             examples=int(activity[asked].sum()),
-            failures=tuple(failures),
+            failures=(*failures, *unheard),
             train_loss=replies.train_loss,
             parameters=parameters,
             evaluated=evaluated,
@@ -105,16 +106,22 @@ class Round:
             score_dev=partial(self.dev_scorer, parameters),
         )
 
-    def _evaluate(self, round: int, grid, parameters: Parameters) -> dict[str, float]:
-        """What a strategy that evaluates on devices found; Selective asks nobody."""
+    def _evaluate(
+        self, round: int, grid: Grid, parameters: Parameters
+    ) -> tuple[dict[str, float], list[Failure]]:
+        """What a strategy learns of evaluation on devices, and who failed; Selective asks none."""
         config = ConfigRecord({"period": self.schedule.period(round)})
         messages = list(
             self.strategy.configure_evaluate(round, to_record(parameters), config, grid)
         )
+        if not messages:
+            return {}, []
         replies = collect(
             grid.send_and_receive(messages),
             [m.metadata.dst_node_id for m in messages],
             needs=getattr(self.strategy, "weighted_by_key", None),
-        ).heard
-        metrics = self.strategy.aggregate_evaluate(round, replies) if replies else None
-        return {f"evaluate/{key}": value for key, value in (metrics or {}).items()}  # type: ignore[misc]
+        )
+        failures = [failure._replace(stage="evaluate") for failure in replies.failures]
+        heard = replies.heard
+        metrics = self.strategy.aggregate_evaluate(round, heard) if heard else None
+        return {f"evaluate/{key}": value for key, value in (metrics or {}).items()}, failures  # type: ignore[misc]

@@ -27,6 +27,7 @@ from fedsim.errors import ConfigError, require
 from fedsim.faults import Faults
 from fedsim.models.joint import JointTagger
 from fedsim.population import Population
+from fedsim.privacy.example_spent import ExamplePrivacy, example_privacy
 from fedsim.privacy.spent import privacy_probe
 from fedsim.probes import Probe, standard_probes
 from fedsim.progress import Progress
@@ -84,6 +85,11 @@ class Simulation:
         require(checkpoint >= 1, f"checkpoint_every is {checkpoint}; choose 1 or more")
         require(every is None or every >= 1, f"evaluate_every is {every}; choose 1 or more")
         require(workers is None or workers >= 0, f"workers is {workers}; choose 0 (inline) or more")
+        require(
+            isinstance(self.faults, Faults | None),
+            f"faults is {self.faults!r}; expected Faults(dropout=0.3), Faults.parse('dropout=.3') "
+            "or None",
+        )
 
     def run(
         self,
@@ -142,10 +148,12 @@ class Simulation:
             self.schedule.periods, self.schedule.by, self.schedule.retention
         )
         check(self.strategy, self.client, people)
-        last = prepare(self.strategy, people, self.schedule)
-        app = self.client
+        app, example = self.client, None
         if not isinstance(app, ClientApp):
-            app = app.app(app.bind(people, self.model, self.seed))
+            trainer = app.bind(people, self.model, self.seed)
+            app, example = app.app(trainer), example_privacy(trainer, people)
+        delta = None if example is None else example.ledger.delta
+        last = prepare(self.strategy, people, self.schedule, delta)
         workers = (os.cpu_count() or 1) if self.workers is None else self.workers
         with (
             quiet(),
@@ -153,7 +161,7 @@ class Simulation:
             LocalGrid(app, devices=people.devices, workers=workers) as local,
         ):
             engine = local if grid is None else NodeGrid(grid, people)
-            return self._rounds(people, engine, local.map, writer, config, progress, last)
+            return self._rounds(people, engine, local.map, writer, config, progress, last, example)
 
     def _rounds(
         self,
@@ -164,11 +172,14 @@ class Simulation:
         config: dict,
         progress: bool,
         last: int,
+        example: ExamplePrivacy | None,
     ) -> Run:
         """All rounds on an open grid; `map` scores on the threads of this process."""
         parameters = {name: p.detach().clone() for name, p in self.model.named_parameters()}
-        exchange = Exchange(faults=self.faults, seed=self.seed, client=self.client, people=people)
-        privacy = privacy_probe(self.strategy, people)
+        exchange = Exchange(
+            faults=self.faults, seed=self.seed, client=self.client, people=people, example=example
+        )
+        privacy = privacy_probe(self.strategy, people, example)
         measured = standard_probes(people, self._every)
         probes: list[Probe] = [*measured, privacy, exchange, *self.probes]
         one_round = Round(

@@ -22,6 +22,9 @@ from fedsim.errors import require
 from fedsim.plan import Draw
 from fedsim.rng import stream
 
+IN_A_BIN = 16
+"""Devices that share a bin of a fixed-size draw, on average."""
+
 
 class SelectionPolicy(Protocol):
     """Activity -> participation rates."""
@@ -314,13 +317,32 @@ def draw_cohort(rates: np.ndarray, draw: Draw, seed: int, round: int) -> np.ndar
     random = stream(seed, "cohort", round)
     if draw == "poisson":
         return np.flatnonzero(random.random(len(rates)) < rates)
-    candidates = random.permutation(np.flatnonzero(rates))
+    return _systematic(rates, random)
+
+
+def _systematic(rates: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Devices laid end to end in random order, each as long as its rate: who lies at the marks.
+
+    Marks are 1 apart, the first of them uniform in (0, 1]. To put a million devices into an order
+    costs more than all else in a draw, so they are thrown into bins, and only the bins that a mark
+    falls into are put in order within.
+    """
+    candidates = np.flatnonzero(rates)
+    lengths, bins = rates[candidates], len(candidates) // IN_A_BIN + 1
+    bin = random.integers(bins, size=len(candidates), dtype=np.uint32)
+    sums = np.bincount(bin, lengths, minlength=bins)
+    ends, first = np.cumsum(sums), 1 - random.random()
     # Rounding keeps sums that are whole numbers whole, so that the size does not wobble.
-    ends = np.round(np.cumsum(rates[candidates]), 9)
-    start = random.random()
-    ticks = np.floor(ends - start)
-    before = np.concatenate([[np.floor(-start)], ticks[:-1]])
-    return np.sort(candidates[ticks > before])
+    marks = first + np.arange(np.floor(round(ends[-1], 9) - first) + 1)
+    hit = np.minimum(np.searchsorted(ends, marks), bins - 1)
+    opened = np.zeros(bins, bool)
+    opened[hit] = True
+    inside = random.permutation(np.flatnonzero(opened[bin]))
+    inside = inside[np.argsort(bin[inside], kind="stable")]
+    # The bins that stay closed are taken out from between the others.
+    marks -= np.cumsum(np.where(opened, 0.0, sums))[hit]
+    at = np.searchsorted(np.cumsum(lengths[inside]), marks)
+    return np.sort(candidates[inside[np.minimum(at, len(inside) - 1)]])
 
 
 def _check(cohort: float, cap: float = 1.0) -> None:

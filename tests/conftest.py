@@ -1,6 +1,8 @@
 """Where tests find the shared data sets, and how many threads they run on."""
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,17 @@ import torch
 def _one_thread() -> None:
     """Small tensors on many threads are slow, and sums would depend on the machine."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def usual_signals() -> Iterator[None]:
+    """Signals that end a process do so here, also under nohup and in the background."""
+    usual = {signal.SIGINT: signal.default_int_handler}
+    usual |= dict.fromkeys((signal.SIGTERM, signal.SIGHUP), signal.SIG_DFL)
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

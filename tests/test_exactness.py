@@ -1,6 +1,7 @@
 """The same config is the same model to the bit: on any number of workers, again, and elsewhere.
 
-With devices that fail in every way, under every policy and strategy that the command line offers.
+With devices that fail in every way, under every policy and strategy that the command line offers,
+and under each of the strategies alone, which then draw and evaluate themselves.
 """
 
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import get_args, get_type_hints
 
 import pytest
+from flwr.serverapp.strategy import Strategy
 
 from clients import NLUClient
 from experiments.options import RunOptions, strategy_of
@@ -24,8 +26,9 @@ FAULTS = Faults(
 )
 CHOICES = get_type_hints(RunOptions)
 POLICIES, STRATEGIES = get_args(CHOICES["selection"]), get_args(CHOICES["strategy"])
-CELLS = [*product(POLICIES, STRATEGIES[:1]), *product(("activity",), STRATEGIES[1:])]
+SELECTIVE = [*product(POLICIES, STRATEGIES[:1]), *product(("activity",), STRATEGIES[1:])]
 """Every policy under FedAvg, and every other strategy under one policy."""
+CELLS = [*SELECTIVE, *product(("bare",), STRATEGIES)]
 
 PEOPLE = Population.load("home", devices=12)
 MODEL = BiLSTMTagger.sized_for(PEOPLE, embedding=4, hidden=4)
@@ -34,13 +37,18 @@ DRAWS = get_args(CHOICES["draw"])
 
 def run(selection: str, strategy: str, workers: int) -> Run:
     """Three rounds over two periods of twelve people."""
-    draw = DRAWS[CELLS.index((selection, strategy)) % len(DRAWS)]
-    options = RunOptions(cohort=8, selection=selection, strategy=strategy, draw=draw)
+    if selection == "bare":
+        rule: Strategy = strategy_of(RunOptions(cohort=8, strategy=strategy)).strategy
+        rule.fraction_train = rule.fraction_evaluate = 0.7
+    else:
+        draw = DRAWS[CELLS.index((selection, strategy)) % len(DRAWS)]
+        options = RunOptions(cohort=8, selection=selection, strategy=strategy, draw=draw)
+        rule = strategy_of(options)
     return Simulation(
         population=PEOPLE,
         model=MODEL,
         client=NLUClient(local_steps=1, batch_size=8),
-        strategy=strategy_of(options),
+        strategy=rule,
         schedule=Continual(periods=2, rounds=3),
         evaluate_every=3,
         workers=workers,
@@ -80,6 +88,16 @@ def test_so_does_another_process(inline):
         [sys.executable, "-c", script], cwd=HERE.parent, capture_output=True, text=True, check=True
     )
     assert json.loads(done.stdout) == list(inline.values())
+
+
+def test_a_bare_strategy_evaluates_on_the_same_devices_with_the_same_result():
+    """Two workers against none; the figures of evaluation depend on who was asked."""
+    there, here = (
+        [{k: v for k, v in line["figures"].items() if k.startswith("evaluate/")} for line in rounds]
+        for rounds in (run("bare", "fedavg", workers).rounds for workers in (0, 2))
+    )
+    assert there == here
+    assert all("evaluate/eval_loss" in figures for figures in there)
 
 
 def test_the_cells_differ_and_every_kind_of_fault_happens_in_them(inline):

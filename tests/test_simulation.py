@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM
 
 from clients import NLUClient
 from fedsim import ConfigError, Continual, Population, Simulation, Static
+from fedsim.engine.local import LocalGrid
+from fedsim.engine.replies import NOTHING_HELD_OUT
 from fedsim.models import BiLSTMTagger
 from fedsim.record import model_sha256
 from strategies import ActivitySelection, Selective, UniformSelection
@@ -284,12 +286,35 @@ class TestRefusals:
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_an_aggregate_that_is_not_finite_leaves_the_model_and_is_a_failure():
-    strategy = Selective(FedAvgM(server_learning_rate=1e39), EVERYONE)
-    run = simulation(strategy=strategy).run()
+@pytest.mark.parametrize(
+    ("rate", "sentence"),
+    [(1e39, "has values that are not finite"), (1e25, "has exploded: its norm is")],
+    ids=["not finite", "exploded"],
+)
+def test_an_aggregate_that_devices_could_not_reply_with_leaves_the_model(tmp_path, rate, sentence):
+    strategy = Selective(FedAvgM(server_learning_rate=rate), EVERYONE)
+    run = simulation(strategy=strategy).run(tmp_path / "run")
+    named = [json.loads(x) for x in (tmp_path / "run" / "failures.jsonl").read_text().splitlines()]
+    assert [(f["round"], f["device"], f["stage"]) for f in named] == [
+        (1, -1, "aggregate"),
+        (2, -1, "aggregate"),
+    ]
+    assert all(f["error"].endswith("; the model stays as it was") for f in named)
+    assert sentence in named[0]["error"]
     assert [line["failures"] for line in run.rounds] == [1, 1]
-    assert all(p.isfinite().all() for p in run.model.values())
+    assert run.cohorts["arrived"].tolist() == 2 * list(range(12))
     assert run.cohorts["failed"].size == 0
+    assert run.summary["model_sha256"] == run.start["model_sha256"]
+
+
+def test_an_aggregate_of_another_shape_leaves_the_model_and_is_a_failure():
+    class Flat(FedAvg):
+        def aggregate_train(self, server_round, replies):
+            arrays, metrics = super().aggregate_train(server_round, replies)
+            return ArrayRecord({n: Array(a.numpy().ravel()) for n, a in arrays.items()}), metrics
+
+    run = simulation(strategy=Selective(Flat(), EVERYONE)).run()
+    assert [line["figures"]["failures/aggregate"] for line in run.rounds] == [1, 1]
     assert run.summary["model_sha256"] == run.start["model_sha256"]
 
 
@@ -351,10 +376,77 @@ def test_a_policy_without_a_cap_whose_rates_fall_short_is_said_so():
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyError], ids=["exit", "error"])
-def test_whatever_an_app_raises_is_a_failure_of_its_device(kind):
+def test_whatever_an_app_raises_on_a_worker_is_a_failure_of_its_device(kind):
     def stop(message):
         raise kind("enough")
 
     app = misbehaving({1}, stop)
-    run = simulation(client=app, strategy=Selective(FedAvg(), EVERYONE)).run()
+    run = simulation(client=app, strategy=Selective(FedAvg(), EVERYONE), workers=1).run()
     assert [line["failures"] for line in run.rounds] == [1, 1]
+    assert [line["figures"]["failures/train"] for line in run.rounds] == [1, 1]
+    assert not [name for name in run.summary if name.startswith("failures")]
+
+
+class TestEvaluationOnDevices:
+    """Of a bare strategy; `Selective` asks nobody."""
+
+    def run(self, tmp_path, how):
+        app = misbehaving(set(), None)
+
+        @app.evaluate()
+        def evaluate(message: Message, context: Context) -> Message:
+            if context.node_id in (3, 5):
+                return how(message)
+            metrics = MetricRecord({"num-examples": 1, "node": context.node_id})
+            return Message(RecordDict({"metrics": metrics}), reply_to=message)
+
+        run = simulation(client=app, strategy=FedAvg(), schedule=Static(rounds=1))
+        run = run.run(tmp_path / "run")
+        file = tmp_path / "run" / "failures.jsonl"
+        lines = file.read_text().splitlines() if file.exists() else []
+        return run, [json.loads(line) for line in lines]
+
+    def test_devices_that_fail_are_counted_and_named_apart_from_training(self, tmp_path):
+        run, named = self.run(tmp_path, crash)
+        assert [(f["device"], f["stage"]) for f in named] == [(3, "evaluate"), (5, "evaluate")]
+        assert named[0]["error"] == "RuntimeError: battery empty"
+        (line,) = run.rounds
+        assert line["figures"]["failures/evaluate"] == line["failures"] == 2
+        assert line["figures"]["evaluate/node"] == pytest.approx((66 - 3 - 5) / 10)
+        assert run.cohorts["failed"].size == 0
+        assert run.cohorts["arrived"].tolist() == list(range(12))
+
+    def test_a_reply_that_cannot_be_used_is_a_failure_too(self, tmp_path):
+        _, named = self.run(tmp_path, lambda message: replied(message, 0.0, node=float("nan")))
+        assert [f["error"] for f in named] == 2 * ["metric node is nan"]
+
+    def test_a_device_with_nothing_held_out_is_no_failure(self, tmp_path):
+        nothing = Error(code=NOTHING_HELD_OUT, reason="nothing")
+        run, named = self.run(tmp_path, lambda message: Message(nothing, reply_to=message))
+        assert named == []
+        assert run.rounds[0]["figures"]["evaluate/node"] == pytest.approx((66 - 3 - 5) / 10)
+
+    def test_the_project_s_own_devices_never_fail_there(self):
+        tested = set(PEOPLE.test.device.tolist())
+        run = simulation(strategy=FedAvg()).run()
+        assert not set(range(12)) <= tested
+        assert [line["failures"] for line in run.rounds] == [0, 0]
+        assert run.rounds[-1]["figures"]["evaluate/intent_accuracy"] > 0
+
+    def test_nothing_is_sent_where_nobody_is_asked(self, monkeypatch):
+        sent = []
+        usual = LocalGrid.send_and_receive
+
+        def noted(grid, messages, **options):
+            sent.append(len(messages))
+            return usual(grid, messages, **options)
+
+        monkeypatch.setattr(LocalGrid, "send_and_receive", noted)
+        simulation(strategy=Selective(FedAvg(), EVERYONE)).run()
+        assert sent == [12, 12]
+
+
+@pytest.mark.parametrize("faults", ["dropout=.3", {"dropout": 0.3}, 0.3], ids=str)
+def test_faults_of_another_kind_are_refused_with_the_remedy(faults):
+    with pytest.raises(ConfigError, match=r"^faults is .*; expected Faults\(.*Faults.parse\("):
+        simulation(faults=faults)

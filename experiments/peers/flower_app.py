@@ -13,25 +13,28 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
-from experiments.peers.tagger import Task
+from experiments.peers.tagger import Tagger, Task
 from fedsim.rng import seeded_globals, torch_generator
 
 client = ClientApp()
 server = ServerApp()
-load = lru_cache(Task.load)
+
+
+@lru_cache
+def loaded(path: str) -> tuple[Task, Tagger]:
+    """The workload and a module to train, kept by each actor, which runs a message at a time."""
+    task = Task.load(path)
+    return task, task.module()
 
 
 @client.train()
 def train(message: Message, context: Context) -> Message:
-    """One epoch on the device that this node stands for."""
+    """One epoch on the device that the message names."""
     torch.set_num_threads(1)
-    task, device = (
-        load(str(context.run_config["workload"])),
-        int(context.node_config["partition-id"]),
-    )
-    module = task.module()
+    task, module = loaded(str(context.run_config["workload"]))
     module.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
-    round = int(message.content.config_records["config"]["server-round"])  # type: ignore[arg-type]
+    config = message.content.config_records["config"]
+    round, device = (int(config[key]) for key in ("server-round", "device"))  # type: ignore[arg-type]
     loss = task.train(module, device, torch_generator(0, "peer/batches", round, device))
     examples = len(task.devices[device].intents)
     content = RecordDict(
@@ -44,17 +47,22 @@ def train(message: Message, context: Context) -> Message:
 
 
 class TimedFedAvg(FedAvg):
-    """FedAvg that notes when rounds begin, and how many examples they trained."""
+    """FedAvg on given cohorts; notes when rounds begin, and how many examples they trained."""
 
+    cohorts: list[list[int]]
     begins: list[float]
     examples: list[int]
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """FedAvg's, noted."""
+        """FedAvg's, each for a device of the cohort: node ids do not say which device one is."""
         self.begins.append(time.perf_counter())
-        return super().configure_train(server_round, arrays, config, grid)
+        messages = list(super().configure_train(server_round, arrays, config, grid))
+        for message, device in zip(messages, self.cohorts[server_round - 1], strict=True):
+            named = ConfigRecord({**config, "device": device})
+            message.content = RecordDict({"arrays": arrays, "config": named})
+        return messages
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -69,15 +77,15 @@ class TimedFedAvg(FedAvg):
 @server.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the rounds and write their seconds and examples as JSON."""
-    task = load(str(context.run_config["workload"]))
+    task, _ = loaded(str(context.run_config["workload"]))
     devices = len(task.devices)
     strategy = TimedFedAvg(
-        fraction_train=task.cohort / devices,
+        fraction_train=len(task.cohorts[0]) / devices,
         fraction_evaluate=0.0,
         min_train_nodes=1,
         min_available_nodes=devices,
     )
-    strategy.begins, strategy.examples = [], []
+    strategy.cohorts, strategy.begins, strategy.examples = task.cohorts, [], []
     with seeded_globals(0, "peer"):
         strategy.start(
             grid,

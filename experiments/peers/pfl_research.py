@@ -12,6 +12,7 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
+from itertools import chain, cycle
 
 import numpy as np
 import torch
@@ -66,11 +67,10 @@ def main(path: str, rounds: int) -> None:
         clock.served += sizes[user]
         return Dataset(raw_data=list(task.devices[user]), user_id=str(user))
 
-    # Processes have to draw the same cohorts before they share them out.
-    draw = np.random.Generator(np.random.Philox(0))
-    people = FederatedDataset(
-        dataset, lambda: int(draw.integers(len(sizes))), user_id_to_weight=sizes
-    )
+    # Every process is told all users, round after round, and serves its share of them. It asks
+    # for more of them than it needs.
+    users = cycle(chain.from_iterable(task.cohorts))
+    people = FederatedDataset(dataset, lambda: next(users), user_id_to_weight=sizes)
     module = Measured(*task.shape)
     module.load_state_dict(task.initial())
     model = PyTorchModel(module, torch.optim.SGD, torch.optim.SGD(module.parameters(), lr=1.0))
@@ -79,7 +79,7 @@ def main(path: str, rounds: int) -> None:
             central_num_iterations=rounds,
             # Of all rounds the first alone: it is a warm-up.
             evaluation_frequency=rounds + 1,
-            train_cohort_size=task.cohort,
+            train_cohort_size=len(task.cohorts[0]),
             val_cohort_size=0,
         ),
         SimulatedBackend(people, people),

@@ -54,14 +54,14 @@ class Task(NamedTuple):
     Attributes:
       devices: what each holds.
       shape: sizes of the module, in the order of `Tagger`'s arguments.
-      cohort: devices a round.
+      cohorts: device ids of every round, as many in each.
       batch_size: examples a batch.
       learning_rate: of SGD.
     """
 
     devices: list[Device]
     shape: tuple[int, ...]
-    cohort: int
+    cohorts: list[list[int]]
     batch_size: int
     learning_rate: float
 
@@ -75,7 +75,7 @@ class Task(NamedTuple):
         return cls(
             devices=[Device(*rows) for rows in zip(*parts, strict=True)],
             shape=tuple(arrays["shape"].tolist()),
-            cohort=int(arrays["cohort"]),
+            cohorts=arrays["cohorts"].tolist(),
             batch_size=int(arrays["batch_size"]),
             learning_rate=float(arrays["learning_rate"]),
         )

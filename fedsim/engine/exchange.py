@@ -2,27 +2,32 @@
 
 Faults act between the server and an engine's grid, so they are the same under every engine. A
 reply that is lost or late becomes an error reply whose code says so; a spoiled one goes on to the
-ordinary checks of replies, which have to find it.
+ordinary checks of replies, which have to find it. Failures that a fault is to blame for say so, and
+are counted apart from the others. Devices that protect their own examples are charged here, before
+anything can happen to them, and may refuse.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from flwr.app import Error, Message
 from flwr.serverapp import Grid
 
-from fedsim.engine.flower import NODE_UNAVAILABLE, RAISED, LiveArray
-from fedsim.engine.replies import DROPPED_OUT, LATE
+from fedsim.engine.flower import NODE_UNAVAILABLE, RAISED
+from fedsim.engine.replies import DROPPED_OUT, LATE, REFUSAL, SIMULATED, SpoiledArray
 from fedsim.faults import Faults
-from fedsim.plan import FinishedRound
+from fedsim.plan import Failure, FinishedRound
 from fedsim.population import Population
+from fedsim.privacy.example_spent import ExamplePrivacy
 
 EXPLODED = 1e30
-"""What exploding parameters are multiplied by: finite in float32, but their squares are not."""
+"""What exploding parameters are multiplied by: finite in float32, but their squares are not, so
+that the reply is found and named, whichever strategy is tried."""
 
 WAITED_FOR = frozenset({"dropout", "late", "missing"})
 """Stages of devices for which a server waits until the deadline."""
@@ -30,7 +35,7 @@ WAITED_FOR = frozenset({"dropout", "late", "missing"})
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Exchange:
-    """Sends the messages of a round, under faults if any; as a probe, counts what they did.
+    """Sends the messages of a round, under faults if any; as a probe, counts what failed.
 
     Attributes:
       faults: what goes wrong, or None.
@@ -38,12 +43,14 @@ class Exchange:
       client: the devices' config, whose `examples_served` says how much work a device has; one
         without it (a user's own `ClientApp`) is taken to go over what it holds once.
       people: cut into the periods of the run.
+      example: charges devices for their own privacy when they are drawn, or None.
     """
 
     faults: Faults | None
     seed: int
     client: Any
     people: Population
+    example: ExamplePrivacy | None = None
 
     def send_and_receive(
         self, grid: Grid, messages: Iterable[Message], *, round: int, period: int
@@ -52,25 +59,36 @@ class Exchange:
 
         A device that trains keeps its own state even where its reply is lost.
         """
+        messages = list(messages)
+        refused: set[int] = set()
+        if self.example is not None:
+            drawn = [m.metadata.dst_node_id for m in messages]
+            refused = self.example.charge(drawn, period)
+        refusals = [
+            _failed(m, REFUSAL, "the device has taken part as often as its privacy allows")
+            for m in messages
+            if m.metadata.dst_node_id in refused
+        ]
+        asked = [m for m in messages if m.metadata.dst_node_id not in refused]
         if self.faults is None:
-            return grid.send_and_receive(messages)
-        return self._under(self.faults, grid, messages, round, period)
+            return chain(refusals, grid.send_and_receive(asked))
+        return chain(refusals, self._under(self.faults, grid, asked, round, period))
 
     def __call__(self, finished: FinishedRound) -> dict[str, float]:
-        """`faults/STAGE`, devices that failed there, and under a deadline the simulated seconds.
+        """`faults/STAGE`, what failed there by simulated faults, and `failures/STAGE`, the rest.
+
+        Under a deadline also `faults/simulated_seconds`.
 
         A round lasts until the last reply has come, or until the deadline where one that was
         expected has not. Devices that are unavailable or raise an error say so at once.
         """
-        if self.faults is None:
-            return {}
-        stages = Counter(failure.stage for failure in finished.failures)
-        figures: dict[str, float] = {f"faults/{s}": n for s, n in sorted(stages.items())}
-        if self.faults.deadline is not None:
+        stages = Counter(map(_figure, finished.failures))
+        figures: dict[str, float] = dict(sorted(stages.items()))
+        if self.faults is not None and self.faults.deadline is not None:
             heard = [f.device for f in finished.failures if f.stage == "reply"]
             came = np.array([*finished.arrived.tolist(), *heard], np.int64)
             last = max(self._seconds(self.faults, came, finished.period).values(), default=0.0)
-            closed = WAITED_FOR & stages.keys()
+            closed = any(failure.stage in WAITED_FOR for failure in finished.failures)
             figures["faults/simulated_seconds"] = self.faults.deadline if closed else last
         return figures
 
@@ -83,9 +101,9 @@ class Exchange:
         asked = []
         for device, message in addressed.items():
             if fates[device] == "unavailable":
-                yield _failed(message, NODE_UNAVAILABLE, "simulated: the device was unavailable")
+                yield _failed(message, NODE_UNAVAILABLE, "the device was unavailable")
             elif fates[device] == "error":
-                yield _failed(message, RAISED, "simulated: the device raised an error")
+                yield _failed(message, RAISED, "the device raised an error")
             else:
                 asked.append(message)
         seconds = self._seconds(faults, np.array([*addressed], np.int64), period)
@@ -94,11 +112,11 @@ class Exchange:
             if reply.has_error():
                 yield reply
             elif fates[device] == "dropout":
-                lost = "simulated: the device dropped out after training"
+                lost = "the device dropped out after training"
                 yield _failed(addressed[device], DROPPED_OUT, lost)
             elif faults.deadline is not None and seconds[device] > faults.deadline:
                 late = (
-                    f"simulated: the reply came after {seconds[device]:.3g} s, the round closed "
+                    f"the reply came after {seconds[device]:.3g} s, the round closed "
                     f"after {faults.deadline:g} s"
                 )
                 yield _failed(addressed[device], LATE, late)
@@ -117,7 +135,12 @@ class Exchange:
 
 
 def _failed(message: Message, code: int, reason: str) -> Message:
-    return Message(Error(code=code, reason=reason), reply_to=message)
+    return Message(Error(code=code, reason=f"{SIMULATED}{reason}"), reply_to=message)
+
+
+def _figure(failure: Failure) -> str:
+    """The figure that counts a failure."""
+    return f"{'faults' if failure.error.startswith(SIMULATED) else 'failures'}/{failure.stage}"
 
 
 def _spoiled(reply: Message, fate: str | None) -> Message:
@@ -127,8 +150,11 @@ def _spoiled(reply: Message, fate: str | None) -> Message:
         return reply
     for arrays in reply.content.array_records.values():
         for name, array in arrays.items():
-            # What cannot be read or multiplied is refused as it is.
+            # What cannot be read or multiplied, or is not finite, is refused as it is, which is
+            # the device's own failure.
             with suppress(Exception), np.errstate(over="ignore"):
-                # A new array: a user's app may reply with the very buffers of the global model.
-                arrays[name] = LiveArray(array.numpy() * factor)
+                values = array.numpy()
+                if np.isfinite(values).all():
+                    # A new array: an app may reply with the very buffers of the global model.
+                    arrays[name] = SpoiledArray(values * factor)
     return reply

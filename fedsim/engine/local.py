@@ -6,8 +6,11 @@ depend on how many workers there are.
 """
 
 import logging
+import sys
+from bdb import BdbQuit
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from copy import deepcopy
 from itertools import count
 from typing import Any, TypeVar
 
@@ -16,10 +19,15 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
+from fedsim.engine.flower import RAISED, reason
+
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+SWITCH_INTERVAL = 5e-5
+"""Seconds for which a thread may keep the interpreter from others that wait for it."""
 
 _FAILED = "device %d failed; further errors of this kind are counted, not shown"
 
@@ -27,12 +35,14 @@ _FAILED = "device %d failed; further errors of this kind are counted, not shown"
 class LocalGrid(Grid):
     """A Flower grid whose nodes are devices 0 .. devices - 1, run by worker threads.
 
-    The first error of each kind that an app raises is logged with its traceback.
+    The first error of each kind that an app raises is logged with its traceback. What a device
+    keeps in its `Context.state` is what its last message that went well left there.
 
     Args:
       app: what a device does with a message.
       devices: number of devices.
-      workers: threads; 0 runs devices in the calling thread, one after another.
+      workers: threads; 0 runs devices in the calling thread, one after another, where `sys.exit()`
+        ends the run; leaving a debugger always does.
 
     Use as a context manager, which ends the threads:
 
@@ -44,14 +54,21 @@ class LocalGrid(Grid):
         self._app = app
         self._devices = devices
         self._workers = workers
+        self._leaving = (BdbQuit,) if workers else (BdbQuit, SystemExit)
         self._states: dict[int, RecordDict] = {}
         self._ids = count(1)
         self._pending: dict[str, Future[Message]] = {}
         self._told: dict[tuple, object] = {}
 
     def __enter__(self) -> "LocalGrid":
-        self._threads_before = torch.get_num_threads()
+        self._threads_before, self._interval_before = (
+            torch.get_num_threads(),
+            sys.getswitchinterval(),
+        )
         torch.set_num_threads(1)
+        # Training is many short kernels: a worker that comes out of one should not wait 5 ms until
+        # another hands over the interpreter.
+        sys.setswitchinterval(SWITCH_INTERVAL)
         self._pool = ThreadPoolExecutor(self._workers) if self._workers else None
         return self
 
@@ -59,6 +76,7 @@ class LocalGrid(Grid):
         if self._pool:
             self._pool.shutdown(cancel_futures=True)
         torch.set_num_threads(self._threads_before)
+        sys.setswitchinterval(self._interval_before)
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterable[R]:
         """Apply a function on the workers; results in the order of the items."""
@@ -125,11 +143,13 @@ class LocalGrid(Grid):
     def _handle(self, message: Message) -> Message:
         """Run the app for one device; whatever it raises becomes an error reply."""
         device = message.metadata.dst_node_id
+        kept = self._states.get(device)
         context = Context(
             run_id=message.metadata.run_id,
             node_id=device,
             node_config={"partition-id": device, "num-partitions": self._devices},
-            state=self._states.get(device) or RecordDict(),
+            # A copy: a device that fails must not leave its state half changed.
+            state=RecordDict() if kept is None else deepcopy(kept),
             run_config={},
         )
         try:
@@ -137,12 +157,15 @@ class LocalGrid(Grid):
             if not isinstance(reply, Message) or reply.metadata.src_node_id != device:
                 raise TypeError("the client app returned no reply to its message")
         except (Exception, SystemExit) as error:
+            if isinstance(error, self._leaving):
+                raise
             new = self._is_new(error)
             log.log(logging.WARNING if new else logging.DEBUG, _FAILED, device, exc_info=True)
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            return Message(Error(code=0, reason=reason), reply_to=message)
+            return Message(Error(code=RAISED, reason=reason(error)), reply_to=message)
         if context.state:
             self._states[device] = context.state
+        else:
+            self._states.pop(device, None)
         return reply
 
     def _is_new(self, error: BaseException) -> bool:

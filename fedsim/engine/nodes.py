@@ -22,11 +22,19 @@ log = logging.getLogger(__name__)
 HOSTED = "hosted"
 """The query a node answers with the part it hosts, and name of the record that says so."""
 
+UNFIT = 0
+"""Code of a node's own error reply to that query; Flower's errors have others."""
+
 POLL = 0.1
 """Seconds between looks for replies, as in Flower's own loops."""
 
 PATIENCE = 120.0
-"""Seconds that nodes have to connect and to read the corpus at the start."""
+"""Seconds that nodes have to connect and to read the corpus at the start, or to answer later."""
+
+_ANOTHER = (
+    "a node hosts devices of another population than the server's; "
+    "give both the same data (--data, $FEDSIM_DATA) and the same version of fedsim"
+)
 
 
 def part(devices: int, index: int, parts: int) -> range:
@@ -63,8 +71,9 @@ def hosted(devices: int, fingerprint: str, node_config: Any) -> ConfigRecord:
 class NodeGrid(Grid):
     """A Flower grid whose nodes are devices, over one whose nodes each host a part of them.
 
-    Nodes may come and go: before each round new ones are asked what they host. Messages to devices
-    that no node hosts get no reply.
+    Nodes may come and go: before each round new ones are asked what they host, and take part once
+    they have answered; no round waits for that. A node that fails to answer is asked again, one
+    that read another population is not. Messages to devices that no node hosts get no reply.
 
     Args:
       grid: of Flower's runtime.
@@ -81,6 +90,8 @@ class NodeGrid(Grid):
         self._fingerprint = people.fingerprint
         self._parts: dict[int, range] = {}
         self._refused: set[int] = set()
+        self._asked: dict[str, int] = {}
+        self._told: set[str] = set()
         self._waiting: dict[str, Message] = {}
         self._wait_for_nodes(patience)
 
@@ -91,8 +102,12 @@ class NodeGrid(Grid):
 
         Flower answers for a node that is gone, after it has missed its heartbeats.
         """
-        for reason in self._ask_new_nodes(PATIENCE):
+        messages = list(messages)
+        if not messages:
+            return []
+        for reason in {str(error) for error in self._ask_new_nodes()} - self._told:
             log.warning("%s", reason)
+            self._told.add(reason)
         return self._replies(self.push_messages(messages), timeout)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
@@ -161,16 +176,19 @@ class NodeGrid(Grid):
     def _wait_for_nodes(self, seconds: float) -> None:
         """Return when every device has a node."""
         end = time.monotonic() + seconds
+        failed = ""
         while True:
-            for reason in self._ask_new_nodes(seconds):
-                raise ConfigError(reason)
+            for error in self._ask_new_nodes():
+                if isinstance(error, ConfigError):
+                    raise error
+                failed = f" ({error})"
             missing = self._missing()
             if not missing:
                 return
             if time.monotonic() >= end:
                 raise ConfigError(
-                    f"{missing} of {self._devices} devices have no node after {seconds:g} s; "
-                    "start a SuperNode for each part, with --node-config "
+                    f"{missing} of {self._devices} devices have no node after {seconds:g} s"
+                    f"{failed}; start a SuperNode for each part, with --node-config "
                     "'partition-id=K num-partitions=N'"
                 )
             time.sleep(POLL)
@@ -188,37 +206,37 @@ class NodeGrid(Grid):
             reached = max(reached, own.stop)
         return missing + max(0, self._devices - reached)
 
-    def _ask_new_nodes(self, seconds: float) -> list[str]:
-        """Forget nodes that are gone, and ask new ones what they host; why some cannot."""
+    def _ask_new_nodes(self) -> list[Exception]:
+        """Forget nodes that are gone, ask new ones what they host, and hear who has answered.
+
+        Returns:
+          Why nodes that answered host nothing: a ConfigError where a person has to do something.
+        """
         present = set(self._grid.get_node_ids())
         self._parts = {node: own for node, own in self._parts.items() if node in present}
-        new = [n for n in present if n not in self._parts and n not in self._refused]
-        questions = [Message(RecordDict(), node, f"query.{HOSTED}") for node in new]
-        reasons = []
-        for reply in self._grid.send_and_receive(questions, timeout=seconds) if new else []:
-            node = reply.metadata.src_node_id
-            try:
-                self._parts[node] = self._part(reply)
-            except ConfigError as error:
+        self._asked = {key: node for key, node in self._asked.items() if node in present}
+        self._refused &= present
+        new = present - self._parts.keys() - self._refused - set(self._asked.values())
+        # One that is lost on the way ends as an error, and is asked again.
+        questions = [Message(RecordDict(), n, f"query.{HOSTED}", ttl=PATIENCE) for n in sorted(new)]
+        accepted = set(self._grid.push_messages(questions)) if questions else set()
+        sent = {q.metadata.message_id: q.metadata.dst_node_id for q in questions}
+        self._asked |= {key: node for key, node in sent.items() if key in accepted}
+        errors: list[Exception] = []
+        for reply in self._grid.pull_messages(list(self._asked)) if self._asked else []:
+            node = self._asked.pop(reply.metadata.reply_to_message_id)
+            if reply.has_error():
+                reason = f"a node cannot host devices: {reply.error.reason}"
+                own = reply.error.code == UNFIT
+                errors.append(ConfigError(reason) if own else ConnectionError(reason))
+                continue
+            said = reply.content.config_records[HOSTED]
+            if said["fingerprint"] == self._fingerprint:
+                self._parts[node] = range(int(said["start"]), int(said["stop"]))  # type: ignore[arg-type]
+            else:
                 self._refused.add(node)
-                reasons.append(str(error))
-        return reasons
-
-    def _part(self, reply: Message) -> range:
-        """What a node says it hosts.
-
-        Raises:
-          ConfigError: it cannot host anything, or read another population.
-        """
-        if reply.has_error():
-            raise ConfigError(f"a node cannot host devices: {reply.error.reason}")
-        said = reply.content.config_records[HOSTED]
-        require(
-            said["fingerprint"] == self._fingerprint,
-            "a node hosts devices of another population than the server's; "
-            "give both the same data (--data, $FEDSIM_DATA) and the same version of fedsim",
-        )
-        return range(int(said["start"]), int(said["stop"]))  # type: ignore[arg-type]
+                errors.append(ConfigError(_ANOTHER))
+        return errors
 
 
 def _to_node(message: Message, node: int) -> Message:

@@ -8,37 +8,56 @@ Replies are handed on in device order, because floating-point sums depend on it.
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
-from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Message, MetricRecord
 from torch import Tensor
 
-from fedsim.engine.flower import NODE_UNAVAILABLE, REPLY_EXPIRED
+from fedsim.engine.flower import (
+    NODE_UNAVAILABLE,
+    REPLY_EXPIRED,
+    Content,
+    LiveArray,
+    reason,
+    records,
+)
 from fedsim.plan import Failure
+from fedsim.privacy.example_spent import REFUSED
 
 NAMES = ("arrays", "metrics")
 """Names of the two records of a reply."""
 
-Kind = TypeVar("Kind", ArrayRecord, MetricRecord)
 
 LARGEST_NORM = 1e19
 """Norm of an array above which training has exploded: its square is beyond float32. Averaged in,
 one such reply would leave nothing of the model."""
 
-DROPPED_OUT, LATE = 101, 102
-"""Codes of error replies that a simulated fault made, beside Flower's own."""
+DROPPED_OUT, LATE, REFUSAL = 101, 102, 103
+"""Codes of error replies that no app made: two simulated faults, and a device that has taken part
+as often as its privacy allows."""
 
 STAGES = {
     NODE_UNAVAILABLE: "unavailable",
     DROPPED_OUT: "dropout",
     LATE: "late",
+    REFUSAL: REFUSED,
     REPLY_EXPIRED: "late",
 }
 """Where a device failed, by the code of its error reply; "train" for the others."""
 
+NOTHING_HELD_OUT = 103
+"""Code of a device's answer that it has nothing to evaluate on, which is no failure."""
+
+SIMULATED = "simulated: "
+"""How the error of a failure begins that a simulated fault is to blame for."""
+
 NUMBER = -1
 """What stands for the length of a metric that is no list."""
+
+
+class SpoiledArray(LiveArray):
+    """An array that was fit for use until a simulated fault spoiled it."""
 
 
 class Collected(NamedTuple):
@@ -65,6 +84,8 @@ def collect(
 ) -> Collected:
     """Check the replies of one round.
 
+    Where devices evaluate, one that has nothing to evaluate on is neither heard nor a failure.
+
     Args:
       replies: in any order.
       asked: device ids that were addressed.
@@ -75,7 +96,7 @@ def collect(
     """
     sent = None
     if parameters is not None:
-        sent = {name: p.detach().cpu().numpy() for name, p in parameters.items()}
+        sent = buffers(parameters)
     # Each is checked as it comes in, while other devices still train.
     by_device = {r.metadata.src_node_id: (r, _failure(r, sent, needs)) for r in replies}
     valid, failures = [], []
@@ -85,26 +106,36 @@ def collect(
             continue
         reply, failure = by_device[device]
         if failure is None:
+            reply.content = Content(dict(reply.content))
             valid.append(reply)
-        else:
+        elif sent is not None or not _has_nothing(reply):
             failures.append(failure)
     train_loss = _train_loss(valid)
     heard = _weighable(_alike(valid), needs)
     return Collected(valid, heard, tuple(failures), train_loss)
 
 
-def records(reply: Message, kind: type[Kind]) -> dict[str, Kind]:
-    """The records of one kind in a reply, by name.
+def buffers(parameters: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """Parameters as the arrays that a device is sent."""
+    return {name: p.detach().cpu().numpy() for name, p in parameters.items()}
 
-    Flower's `array_records` and `metric_records` give the same, and set every record anew in a
-    mirror of the content and in the content itself whenever they are read.
-    """
-    return {name: each for name, each in reply.content.items() if isinstance(each, kind)}
+
+def arrays_fault(arrays: ArrayRecord, sent: Mapping[str, np.ndarray]) -> str | None:
+    """Why arrays, of a device or of an aggregate, cannot stand in for the model's, or None."""
+    if set(arrays) != set(sent):
+        odd = sorted(set(arrays) ^ set(sent))
+        return f"array names differ from the global model's: {', '.join(odd)}"
+    # Values beyond the model's range are found by looking at them.
+    with np.errstate(over="ignore", invalid="ignore"):
+        for name, array in arrays.items():
+            if fault := _array_fault(name, array, sent[name]):
+                return fault
+    return None
 
 
 def metrics_of(reply: Message) -> MetricRecord:
     """The first metric record of a reply that has one."""
-    return next(iter(records(reply, MetricRecord).values()))
+    return next(iter(records(reply.content, MetricRecord).values()))
 
 
 def _failure(
@@ -115,16 +146,14 @@ def _failure(
     if reply.has_error():
         stage = STAGES.get(reply.error.code, "train")
         return Failure(device, stage, _line(reply.error.reason or "unknown error"))
-    # Values beyond the model's range are found by looking at them.
-    with np.errstate(over="ignore", invalid="ignore"):
-        fault = _fault(reply, sent, needs)
+    fault = _fault(reply, sent, needs)
     return None if fault is None else Failure(device, "reply", fault)
 
 
 def _fault(reply: Message, sent: Mapping[str, np.ndarray] | None, needs: str | None) -> str | None:
     """Why a reply cannot be used, or None."""
-    arrays = list(records(reply, ArrayRecord).values())
-    metrics = list(records(reply, MetricRecord).values())
+    arrays = list(records(reply.content, ArrayRecord).values())
+    metrics = list(records(reply.content, MetricRecord).values())
     if sent is None:
         if len(metrics) != 1:
             return f"{len(metrics)} metric records; expected one"
@@ -133,23 +162,21 @@ def _fault(reply: Message, sent: Mapping[str, np.ndarray] | None, needs: str | N
         return (
             f"{len(arrays)} array records and {len(metrics)} metric records; expected one of each"
         )
-    if set(arrays[0]) != set(sent):
-        odd = sorted(set(arrays[0]) ^ set(sent))
-        return f"array names differ from the global model's: {', '.join(odd)}"
-    for name, array in arrays[0].items():
-        try:
-            values = array.numpy()
-        except Exception as error:  # Bytes from a device: NumPy may raise anything.
-            return _line(f"array {name} cannot be read: {type(error).__name__}: {error}")
-        if fault := _array_fault(values, sent[name]):
-            return f"array {name} {fault}"
-    return _metrics_fault(metrics[0], needs)
+    return arrays_fault(arrays[0], sent) or _metrics_fault(metrics[0], needs)
+
+
+def _has_nothing(reply: Message) -> bool:
+    return reply.has_error() and reply.error.code == NOTHING_HELD_OUT
 
 
 def _metrics_fault(metrics: MetricRecord, needs: str | None) -> str | None:
     """Why metrics cannot be used, or None."""
     for name, value in metrics.items():
-        if not np.isfinite(np.asarray(value, np.float64)).all():
+        try:
+            finite = np.isfinite(np.asarray(value, np.float64)).all()
+        except OverflowError:
+            return f"metric {name} is an integer beyond float64"
+        if not finite:
             return f"metric {name} is {value}"
     weight = 0 if needs is None else metrics.get(needs)
     if not isinstance(weight, int | float) or weight < 0:
@@ -157,13 +184,24 @@ def _metrics_fault(metrics: MetricRecord, needs: str | None) -> str | None:
     return None
 
 
-def _array_fault(values: np.ndarray, sent: np.ndarray) -> str | None:
+def _array_fault(name: str, array: Array, sent: np.ndarray) -> str | None:
     """Why an array cannot stand in for the model's, or None."""
+    try:
+        values = array.numpy()
+    except Exception as error:  # Bytes from a device: NumPy may raise anything.
+        return f"array {name} cannot be read: {reason(error)}"
     if values.shape != sent.shape:
-        return f"has shape {values.shape}; expected {sent.shape}"
+        return f"array {name} has shape {values.shape}; expected {sent.shape}"
     if values.dtype.kind not in "fiu":
-        return f"has dtype {values.dtype}; expected real numbers"
-    values = values.astype(sent.dtype, copy=False)
+        return f"array {name} has dtype {values.dtype}; expected real numbers"
+    fault = _values_fault(values.astype(sent.dtype, copy=False))
+    if fault is None:
+        return None
+    return f"{SIMULATED if isinstance(array, SpoiledArray) else ''}array {name} {fault}"
+
+
+def _values_fault(values: np.ndarray) -> str | None:
+    """Why the values of an array cannot be averaged, or None."""
     # A finite sum of squares has finite terms; only where it is not is every entry looked at.
     if math.isfinite(np.vdot(values, values)):
         return None
@@ -182,12 +220,12 @@ def _alike(replies: list[Message]) -> list[Message]:
     keys = [_keys(reply) for reply in replies]
     common = set.intersection(*keys) if keys else set()
     for reply, own in zip(replies, keys, strict=True):
-        sent = records(reply, ArrayRecord)
-        names = (*sent, *records(reply, MetricRecord))
+        sent = records(reply.content, ArrayRecord)
+        names = (*sent, *records(reply.content, MetricRecord))
         if own != common or names != NAMES[-len(names) :]:
             metrics = metrics_of(reply)
             kept = MetricRecord({key: metrics[key] for key, _ in sorted(common)})
-            reply.content = RecordDict({NAMES[1]: kept})
+            reply.content = Content({NAMES[1]: kept})
             for arrays in sent.values():
                 reply.content[NAMES[0]] = arrays
     return replies

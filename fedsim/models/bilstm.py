@@ -25,6 +25,7 @@ class BiLSTMTagger(JointTagger):
     """
 
     sgd_rate = 1.0
+    private_rate = 1.0
 
     def __init__(
         self, *, rows: int, intents: int, slot_labels: int, embedding: int = 64, hidden: int = 64

@@ -11,6 +11,7 @@ from math import prod
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.hooks import RemovableHandle
 
 from fedsim.errors import require
 from fedsim.models.drop_in import LSTM
@@ -37,18 +38,68 @@ def noting(model: nn.Module) -> nn.Module:
       ['linear', 'linear']
     """
     for name, module in model.named_modules():
-        hook = _HOOKS.get(type(module))
-        silent = not list(module.parameters(recurse=False)) and not isinstance(module, _BatchNorm)
-        require(
-            hook is not None or silent or isinstance(module, LSTM),
-            f"module {name or 'model'} is a {type(module).__name__}, whose per-example gradients "
-            "the clipping kernel does not know; build the model from nn.Linear, nn.Embedding, "
-            "nn.LayerNorm and fedsim.models.LSTM",
-        )
-        if hook is not None:
-            _checked(name, module)
-            module.register_forward_hook(hook)
+        reason = why_unknown(module)
+        require(reason is None, f"module {name or 'model'} is {reason}")
+        listen(module)
     return model
+
+
+def listen(module: nn.Module) -> RemovableHandle | None:
+    """Make one module, apart from those below it, note its uses.
+
+    Returns:
+      What ends it; None of a module that has nothing to note or notes it by itself.
+    """
+    hook = _HOOKS.get(type(module))
+    return None if hook is None else module.register_forward_hook(hook)
+
+
+def why_unknown(module: nn.Module) -> str | None:
+    """What the module is that the clipping kernel does not know, and the remedy; None if it does.
+
+    Says nothing of the modules below it.
+
+    Example:
+      >>> why_unknown(nn.Linear(2, 3)) is None
+      True
+      >>> print(why_unknown(nn.Embedding(3, 2, padding_idx=0)).partition(";")[0])
+      a Embedding with padding_idx 0, which the clipping kernel does not know
+    """
+    kind = type(module).__name__
+    own = list(module.parameters(recurse=False))
+    if isinstance(module, _BatchNorm):
+        return (
+            f"a {kind}, which mixes the examples of a batch, so that no example has a gradient of "
+            "its own; use nn.LayerNorm or nn.GroupNorm"
+        )
+    if type(module) is nn.LSTM:
+        return (
+            "a nn.LSTM, whose two biases would count twice; "
+            "use fedsim.models.LSTM, which loads its state"
+        )
+    if len({p.requires_grad for p in own}) == 2 and type(module) in _HOOKS:
+        return f"a {kind} with some parameters frozen; freeze all of them or none"
+    if isinstance(module, nn.Embedding):
+        for field in ("padding_idx", "max_norm"):
+            found = getattr(module, field)
+            if found is not None:
+                return (
+                    f"a {kind} with {field} {found}, which the clipping kernel does not know; "
+                    "leave it out"
+                )
+    if isinstance(module, nn.LayerNorm):
+        plain = module.elementwise_affine and module.bias is not None
+        if not plain or len(module.normalized_shape) != 1:
+            return (
+                f"a {kind} of {len(module.normalized_shape)} axes, or without a scale or bias; "
+                "normalise the last axis, with both"
+            )
+    if own and type(module) not in _HOOKS and not isinstance(module, LSTM):
+        return (
+            f"a {kind}, whose per-example gradients the clipping kernel does not know; build the "
+            "model from nn.Linear, nn.Embedding, nn.LayerNorm and fedsim.models.LSTM"
+        )
+    return None
 
 
 def _linear(module: nn.Linear, args: tuple[Tensor], output: Tensor) -> Tensor | None:
@@ -84,22 +135,3 @@ _HOOKS: dict[type[nn.Module], Callable] = {
     nn.Embedding: _embedding,
     nn.LayerNorm: _layer_norm,
 }
-
-
-def _checked(name: str, module: nn.Module) -> None:
-    """Refuse settings under which the rules would be wrong."""
-    if isinstance(module, nn.Embedding):
-        for field in ("padding_idx", "max_norm"):
-            found = getattr(module, field)
-            require(
-                found is None,
-                f"{field} of {name} is {found}, which the clipping kernel does not know; "
-                "leave it out",
-            )
-    if isinstance(module, nn.LayerNorm):
-        plain = module.elementwise_affine and module.bias is not None
-        require(
-            plain and len(module.normalized_shape) == 1,
-            f"{name} is a LayerNorm of {len(module.normalized_shape)} axes, or without a scale or "
-            "bias; normalise the last axis, with both",
-        )

@@ -26,6 +26,7 @@ class TransformerTagger(JointTagger):
     """
 
     sgd_rate = 0.1
+    private_rate = 0.3
 
     def __init__(
         self,

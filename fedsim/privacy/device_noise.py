@@ -11,6 +11,7 @@ import numpy as np
 
 from fedsim.errors import require
 from fedsim.privacy.calibration import device_level_noise
+from fedsim.privacy.delta import delta_for
 from fedsim.privacy.device_ledger import DeviceLedger
 from fedsim.privacy.release import DeviceLevel
 
@@ -34,12 +35,7 @@ def resolved(
         noise reaches the target.
     """
     devices = len(periods[0][0])
-    delta = min(1e-5, 0.1 / devices) if mechanism.delta is None else mechanism.delta
-    require(
-        delta < 1 / devices,
-        f"delta is {delta:g}, but {devices} devices are protected; choose less than "
-        f"{1 / devices:.1g}, or a device could be given away whole",
-    )
+    delta = delta_for(devices, mechanism.delta, "devices")
     if mechanism.adjacency == "add-remove":
         require(
             cap is not None,

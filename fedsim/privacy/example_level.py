@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedsim.errors import require
+from fedsim.errors import ConfigError, require
 from fedsim.privacy.calibration import noise_multiplier_for
 from fedsim.privacy.clipping import Clipping, Flat
+from fedsim.privacy.delta import delta_for
 from fedsim.privacy.events import Event, Gaussian
 from fedsim.privacy.groups import Groups
 from fedsim.privacy.noise_decay import NoiseDecay
+from fedsim.privacy.renyi import divergences, to_epsilon
 
 if TYPE_CHECKING:
     from fedsim.privacy.release import AdaptiveClipping
@@ -63,7 +65,8 @@ class ExampleLevel:
 
     Attributes:
       clip_norm: C, what gradients are clipped to, > 0; infinite only without noise.
-      delta: in (0, 1), and below 1 over the number of examples.
+      delta: in (0, 1), and below 1 over the number of examples; None is 1e-5, or a tenth of 1 over
+        the number of examples where that is smaller.
       noise_multiplier: standard deviation of the first step's noise in units of C, >= 0; or None
         with `epsilon`.
       epsilon: target instead of a noise multiplier, for `max_participations`.
@@ -72,6 +75,7 @@ class ExampleLevel:
       adaptive: how the clip norm follows gradients, or None; clip bits are paid for by more noise
         on the sum, so that a step costs the same.
       decay: how the noise falls over the steps of a participation.
+      secure_noise: take the noise from the operating system; no run is then like another.
 
     Example:
       >>> private = ExampleLevel(clip_norm=1.0, epsilon=8.0, delta=1e-5, max_participations=10)
@@ -80,19 +84,23 @@ class ExampleLevel:
       1.9
     """
 
-    clip_norm: float
-    delta: float
+    clip_norm: float = 1.0
+    delta: float | None = None
     noise_multiplier: float | None = None
     epsilon: float | None = None
     max_participations: int | None = None
     clipping: Clipping = field(default_factory=Flat)
     adaptive: "AdaptiveClipping | None" = None
     decay: NoiseDecay = field(default_factory=NoiseDecay)
+    secure_noise: bool = False
 
     def __post_init__(self) -> None:
         sigma, most = self.noise_multiplier, self.max_participations
         require(self.clip_norm > 0, f"clip_norm is {self.clip_norm}; choose more than 0")
-        require(0 < self.delta < 1, f"delta is {self.delta}; choose a probability between 0 and 1")
+        require(
+            self.delta is None or 0 < self.delta < 1,
+            f"delta is {self.delta}; choose a probability between 0 and 1",
+        )
         require(
             (sigma is None) != (self.epsilon is None),
             f"noise_multiplier is {sigma} and epsilon is {self.epsilon}; give exactly one of them",
@@ -136,18 +144,39 @@ class ExampleLevel:
             for fall, steps in self.decay.stretches(local.steps(examples))
         ]
 
+    def resolved(self, examples: np.ndarray, units: int, local: LocalSteps) -> "ExampleLevel":
+        """The same with its delta, and its noise where a target epsilon is given.
+
+        Args:
+          examples: as in `calibrated`.
+          units: how many are protected by the run's delta.
+          local: how devices go through their examples.
+
+        Raises:
+          ConfigError: delta is not below 1 / units, or no noise reaches the target.
+        """
+        delta = delta_for(units, self.delta, "examples")
+        return replace(self, delta=delta).calibrated(examples, local)
+
     def calibrated(self, examples: np.ndarray, local: LocalSteps) -> "ExampleLevel":
         """The same with the least noise that keeps every device within `epsilon`.
 
+        Where a device holds now more and now fewer examples, its participations mix, and no single
+        kind need be the worst; then the largest Renyi divergence of any kind at each order bounds
+        every mixture, and the epsilon that is spent lies below the target.
+
         Args:
-          examples: n_i of every device and period in which it may take part, any shape.
+          examples: n_i of every device, (devices,), or of every period, (periods, devices).
           local: how devices go through them.
 
         Raises:
-          ConfigError: no noise reaches the target.
+          ConfigError: delta is not known yet, or no noise reaches the target.
         """
         if self.epsilon is None:
             return self
+        delta = self.delta
+        if delta is None:
+            raise ConfigError("delta is None, and no noise is found without one; choose it")
         kinds = np.unique(examples[examples > 0]).tolist()
         require(bool(kinds), "no device holds an example, so there is nothing to calibrate for")
         most = self.max_participations or 1
@@ -165,8 +194,24 @@ class ExampleLevel:
 
         def worst(noise_multiplier: float) -> float:
             scaled = unit.with_noise(noise_multiplier)
-            bounds = scaled.bounds(self.delta)
-            return scaled.worst(bounds, self.delta, np.arange(len(kinds))).epsilon
+            bounds = scaled.bounds(delta)
+            return scaled.worst(bounds, delta, np.arange(len(kinds))).epsilon
 
-        sigma = noise_multiplier_for(self.epsilon, worst)
+        def worst_mixture(noise_multiplier: float) -> float:
+            noise = noise_multiplier / self.sensitivity
+            spent = [
+                [most * steps * divergences(local.rate(n), noise * fall) for fall, steps in each]
+                for n, each in zip(kinds, stretches, strict=True)
+            ]
+            worst_of_each = np.max([np.sum(each, axis=0) for each in spent], axis=0)
+            return float(to_epsilon(worst_of_each, delta))
+
+        sigma = noise_multiplier_for(self.epsilon, worst_mixture if _vary(examples) else worst)
         return replace(self, noise_multiplier=sigma, epsilon=None)
+
+
+def _vary(examples: np.ndarray) -> bool:
+    """Whether a device holds different numbers of examples, none apart, over the periods."""
+    rows = np.atleast_2d(examples)
+    least = np.where(rows > 0, rows, rows.max(axis=0)).min(axis=0)
+    return bool((least < rows.max(axis=0)).any())

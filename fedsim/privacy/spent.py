@@ -13,6 +13,7 @@ from fedsim.describe import describe
 from fedsim.plan import FinishedRound
 from fedsim.population import Population
 from fedsim.privacy.device_ledger import DeviceLedger
+from fedsim.privacy.example_spent import ExamplePrivacy
 from fedsim.privacy.release import DeviceLevel, Release
 from fedsim.probes import Probe
 
@@ -27,20 +28,21 @@ QUANTILES = (10, 25, 50, 75, 90, 100)
 """Percentiles, over devices, of the bound on a device's epsilon."""
 
 
-def privacy_probe(strategy: Any, people: Population) -> Probe:
-    """The probe that reports what a strategy's privacy has cost.
+def privacy_probe(strategy: Any, people: Population, example: ExamplePrivacy | None) -> Probe:
+    """The probe that reports what a run's privacy has cost.
 
     Args:
       strategy: prepared.
       people: cut into the periods of the run.
+      example: the account of the devices' own privacy, or None.
     """
     private: Any = getattr(strategy, "strategy", None)
     if not hasattr(private, "ledger"):
-        return no_privacy
+        return example or no_privacy
     totals = people.counts.sum(axis=1)
     holders = np.flatnonzero(totals)
     ranked = holders[np.argsort(-totals[holders], kind="stable")]
-    return DevicePrivacy(
+    device = DevicePrivacy(
         ledger=private.ledger,
         mechanism=private.mechanism,
         examples={
@@ -49,6 +51,7 @@ def privacy_probe(strategy: Any, people: Population) -> Probe:
             if len(ranked)
         },
     )
+    return device if example is None else BothPrivacy(device=device, example=example)
 
 
 def no_privacy(finished: FinishedRound) -> dict[str, Any]:
@@ -127,3 +130,42 @@ class DevicePrivacy:
                 "delta": np.array(self.ledger.delta),
             }
         }
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BothPrivacy:
+    """Device-level and example-level privacy of one run, each by its own ledger.
+
+    Attributes:
+      device: of the server's sum.
+      example: of the devices' own steps.
+    """
+
+    device: DevicePrivacy
+    example: ExamplePrivacy
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """Both mechanisms as they run."""
+        return self.device.resolved | self.example.resolved
+
+    @property
+    def assumptions(self) -> list[str]:
+        """Those of both."""
+        return [*self.device.assumptions, *self.example.assumptions]
+
+    def __call__(self, finished: FinishedRound) -> dict[str, Any]:
+        """The figures of both."""
+        return self.device(finished) | self.example.figures(finished) | {"privacy_unit": "both"}
+
+    def files(self) -> dict[str, dict[str, np.ndarray]]:
+        """ledger.npz with the arrays of both."""
+        return {"ledger": self.device.files()["ledger"] | self.example.files()["ledger"]}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The example ledger's; the strategy keeps the other."""
+        return self.example.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved example ledger."""
+        self.example.load_state_dict(state)

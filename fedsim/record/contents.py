@@ -133,7 +133,8 @@ def summary_contents(
     for line in rounds:
         flat = {**line, **line["figures"]}
         # Counts of single rounds are nothing that lasts.
-        last |= {k: v for k, v in flat.items() if v is not None and not k.startswith("faults/")}
+        counts = ("faults/", "failures/")
+        last |= {k: v for k, v in flat.items() if v is not None and not k.startswith(counts)}
     for name in ("figures", "round", "period", "cohort_size", "cohort_examples", "failures"):
         last.pop(name, None)
     return {

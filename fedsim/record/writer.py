@@ -151,7 +151,8 @@ class Writer:
             self.folder.append("rounds.jsonl", [encoded(line)])
             self.folder.append("failures.jsonl", failures)
         self.rounds.append(line)
-        failed = np.array([f.device for f in finished.failures if f.device != SERVER], np.int64)
+        training = [f for f in finished.failures if f.stage != "evaluate" and f.device != SERVER]
+        failed = np.array([failure.device for failure in training], np.int64)
         for name, ids in (
             ("drawn", finished.cohort),
             ("arrived", finished.arrived),

@@ -1,36 +1,61 @@
-"""How many devices failed in a run, where, and was that simulated?"""
+"""What failed in a run, where, and was that simulated?"""
 
 from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from fedsim.faults import KINDS
+
 if TYPE_CHECKING:
     from fedsim.record import Run
 
+NOT_TRAINING = {
+    "evaluate": "evaluations on devices that failed",
+    "aggregate": "aggregates that were refused, so that the model stayed as it was",
+}
+"""Stages of failures that were no device's training, as a reader is told of them."""
+
 
 def failure_notes(run: "Run") -> list[str]:
-    """What a reader must know of failed devices; nothing where none failed and none was to."""
-    failed = sum(line.get("failures") or 0 for line in run.rounds)
+    """What a reader must know of failures; nothing where nothing failed and nothing was to.
+
+    What a simulated fault is to blame for is counted apart from everything else.
+    """
     asked = sum(line.get("cohort_size") or 0 for line in run.rounds)
     faults = run.config.get("simulation", {}).get("faults")
-    if faults is None:
-        return [f"{failed:,} of {asked:,} trainings on devices failed"] if failed else []
+    notes = []
+    if faults is not None:
+        failed = _trainings(_stages(run, "faults"), asked)
+        notes.append(f"faults were simulated ({_said(faults)}): by them {failed}")
+    real = _stages(run, "failures")
+    elsewhere = [
+        f"{what}: {real.pop(stage):,}" for stage, what in NOT_TRAINING.items() if real[stage]
+    ]
+    if real.total():
+        apart = "" if faults is None else "beside the simulated faults, "
+        notes.append(apart + _trainings(real, asked))
+    return notes + elsewhere
+
+
+def _stages(run: "Run", probe: str) -> Counter[str]:
+    """Failures by stage, over all rounds."""
     stages: Counter[str] = Counter()
     for line in run.rounds:
         for name, count in line["figures"].items():
-            probe, _, stage = name.partition("/")
-            if probe == "faults" and stage != "simulated_seconds":
+            of, _, stage = name.partition("/")
+            if of == probe and stage != "simulated_seconds":
                 stages[stage] += count
+    return stages
+
+
+def _trainings(stages: Counter[str], asked: int) -> str:
     where = ", ".join(f"{count:,} {stage}" for stage, count in stages.most_common())
-    return [
-        f"faults were simulated ({_said(faults)}): {failed:,} of {asked:,} trainings on devices "
-        f"failed{f' ({where})' if where else ''}"
-    ]
+    failed = f"{stages.total():,} of {asked:,} trainings on devices failed"
+    return f"{failed} ({where})" if where else failed
 
 
 def _said(faults: Mapping[str, Any]) -> str:
     """The faults that were switched on, as they are written on a command line."""
-    given = {k: v for k, v in faults.items() if k != "class" and v}
-    if not faults["deadline"]:
-        given = {k: v for k, v in given.items() if k not in ("speed", "spread")}
-    return ",".join(f"{name}={value:g}" for name, value in given.items())
+    clock = () if faults["deadline"] is None else ("deadline", "speed", "spread")
+    given = [kind for kind in KINDS if faults[kind]]
+    return ",".join(f"{name}={faults[name]:g}" for name in (*given, *clock))

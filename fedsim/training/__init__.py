@@ -2,6 +2,15 @@
 
 from fedsim.training.dpsgd import DPSGD
 from fedsim.training.procedures import SGD, AdamW, LocalProcedure
-from fedsim.training.trainer import LocalResult, LocalTrainer, procedures
+from fedsim.training.trainer import LocalResult, LocalTrainer, private_procedures, procedures
 
-__all__ = ["DPSGD", "SGD", "AdamW", "LocalProcedure", "LocalResult", "LocalTrainer", "procedures"]
+__all__ = [
+    "DPSGD",
+    "SGD",
+    "AdamW",
+    "LocalProcedure",
+    "LocalResult",
+    "LocalTrainer",
+    "private_procedures",
+    "procedures",
+]

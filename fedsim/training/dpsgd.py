@@ -16,6 +16,7 @@ from torch import Tensor
 from fedsim.errors import require
 from fedsim.models.joint import Batch, Parameters
 from fedsim.privacy.clipping import Clipping, Flat, Terms
+from fedsim.privacy.noise import secure
 from fedsim.privacy.noise_decay import NoiseDecay
 from fedsim.privacy.release import AdaptiveClipping
 from fedsim.training.clip_norm import SplitNoise, adapted, clip_bits, split_noise
@@ -45,6 +46,7 @@ class DPSGD:
       clipping: what is clipped as one, and how.
       adaptive: how the clip norm adapts, or None. A term is unclipped where its factor is 1.
       decay: how the noise falls from step to step.
+      secure_noise: take the noise, that of clip bits too, from the operating system's generator.
     """
 
     losses: Losses
@@ -56,6 +58,7 @@ class DPSGD:
     clipping: Clipping = field(default_factory=Flat)
     adaptive: AdaptiveClipping | None = None
     decay: NoiseDecay = field(default_factory=NoiseDecay)
+    secure_noise: bool = False
 
     leaves_unused_rows: ClassVar[bool] = False
     """Noise goes to every row: which rows stay still would tell which words were said."""
@@ -92,16 +95,17 @@ class DPSGD:
         where = next(iter(parameters.values())).device
         if self.adaptive:
             state["clip_norm"] = torch.tensor(self.clip_norm, device=where)
-        if self.noise_multiplier or self.clipping.whole:
+        if self._seeded or self.clipping.whole:
             require(
                 stream is not None,
                 "DPSGD.start was given no stream to draw its noise from; "
                 "pass fedsim.rng.stream(seed, purpose, round, device)",
             )
             assert stream is not None
-            generator = torch.Generator(where)
-            generator.manual_seed(int(stream.integers(2**63)))
-            state["noise"] = generator.get_state()
+            if self._seeded:
+                generator = torch.Generator(where)
+                generator.manual_seed(int(stream.integers(2**63)))
+                state["noise"] = generator.get_state()
             if self.clipping.whole:
                 state["key"] = torch.tensor(int(stream.integers(2**63)), device=where)
         return state
@@ -149,6 +153,11 @@ class DPSGD:
         """The trained parameters."""
         return dict(state["parameters"])
 
+    @property
+    def _seeded(self) -> bool:
+        """Whether there is noise, and it comes from the stream."""
+        return self.noise_multiplier > 0 and not self.secure_noise
+
     def _split(self, state: State, expected: Tensor) -> SplitNoise:
         """This step's noise on the sum and on the clip bits."""
         sigma = self.noise_multiplier * self.decay.at(int(state["step"]))
@@ -164,16 +173,16 @@ class DPSGD:
         bits = torch.zeros_like(expected)
         if not self.noise_multiplier:
             return {name: p.zero_() for name, p in wide.items()}, bits
-        generator = torch.Generator(expected.device)
-        generator.set_state(state["noise"])
+        generator = torch.Generator(expected.device) if self._seeded else None
+        if generator:
+            generator.set_state(state["noise"])
+        deviation = noise.sum * state.get("clip_norm", self.clip_norm)
         for p in wide.values():
-            if self.adaptive is None:
-                p.normal_(0.0, noise.sum * self.clip_norm, generator=generator)
-            else:
-                p.normal_(generator=generator).mul_(_over(noise.sum * state["clip_norm"], p))
+            _fill(p, deviation, generator)
         if self.adaptive:
-            bits.normal_(generator=generator).mul_(noise.bits)
-        state["noise"] = generator.get_state()
+            _fill(bits, noise.bits, generator)
+        if generator:
+            state["noise"] = generator.get_state()
         return wide, bits
 
     def _terms(self, batch: Batch, key: Tensor | None) -> list[Terms]:
@@ -197,9 +206,21 @@ def _physical(batch: Batch, size: int) -> list[Batch]:
     ]
 
 
+def _fill(into: Tensor, deviation: float | Tensor, generator: torch.Generator | None) -> None:
+    """Noise of one deviation, or of one for each device; without a generator, secure noise."""
+    if generator is None:
+        # Multiplied in float64: what is rounded to the sum's type is the noise itself.
+        drawn = torch.from_numpy(secure(into.numel())).view(into.shape)
+        into.copy_(drawn * _over(torch.as_tensor(deviation).cpu(), drawn))
+    elif isinstance(deviation, Tensor):
+        into.normal_(generator=generator).mul_(_over(deviation, into))
+    else:
+        into.normal_(0.0, deviation, generator=generator)
+
+
 def _over(each: Tensor, parameter: Tensor) -> Tensor:
     """One number for each device, shaped to multiply a parameter."""
-    return each.view(*each.shape, *[1] * (parameter.dim() - each.dim()))
+    return each.view(each.shape + (1,) * (parameter.dim() - each.dim()))
 
 
 def _sum_type(parameter: Tensor) -> torch.dtype:

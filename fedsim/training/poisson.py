@@ -27,6 +27,20 @@ def poisson_rate(examples: int, batch_size: int) -> float:
     return min(1.0, batch_size / examples) if examples else 1.0
 
 
+MOST_AT_ONCE = 512
+"""Examples of a physical batch at most; beyond it a pass costs memory and saves no time."""
+
+
+def physical_size(batch_size: int) -> int:
+    """Examples of a physical batch: twice the expected ones, so that most draws take one pass.
+
+    Example:
+      >>> physical_size(16), physical_size(4096)
+      (32, 512)
+    """
+    return min(2 * batch_size, MOST_AT_ONCE)
+
+
 def poisson(
     examples: int, rate: float, steps: int, draw: np.random.Generator
 ) -> Iterator[np.ndarray]:

@@ -4,17 +4,21 @@
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fedsim.errors import require
 from fedsim.models.joint import JointTagger, Parameters
 from fedsim.population import Examples, Population
+from fedsim.privacy.example_level import ExampleLevel, LocalSteps
 from fedsim.rng import stream
 from fedsim.training.batches import shuffled, steps_of, tensors
+from fedsim.training.dpsgd import DPSGD
+from fedsim.training.poisson import physical_size, poisson_batches
 from fedsim.training.procedures import SGD, AdamW, LocalProcedure
 
 
@@ -22,7 +26,7 @@ class LocalResult(NamedTuple):
     """What a device sends back.
 
     Attributes:
-      parameters: after local training; the received ones where the device holds nothing.
+      parameters: after local training; the received ones where the device took no step.
       examples: examples the device holds, null records counted.
       seen: real examples that `loss` is the mean over, repeats counted.
       loss: mean training loss, 0 where `seen` is 0.
@@ -55,6 +59,8 @@ class LocalTrainer:
       local_steps: number of batches instead of epochs, or None.
       seed: the run's.
       proximal_mu: proximal weight of the client's own, used where the server sends none.
+      privacy: example-level privacy with its noise and delta, or None. Batches are then drawn by
+        coins, and a device that holds nothing takes a step of noise alone like any other.
     """
 
     population: Population
@@ -65,6 +71,16 @@ class LocalTrainer:
     local_steps: int | None
     seed: int
     proximal_mu: float = 0.0
+    privacy: ExampleLevel | None = None
+
+    @property
+    def local(self) -> LocalSteps:
+        """How a device goes through its examples under example-level privacy."""
+        return LocalSteps(
+            batch_size=self.batch_size,
+            local_epochs=self.local_epochs,
+            local_steps=self.local_steps,
+        )
 
     def train(
         self,
@@ -81,7 +97,7 @@ class LocalTrainer:
         if self.steps(len(held)) == 0:
             return LocalResult(parameters, 0, 0.0, 0.0)
         held, used, local = self._own_rows(held, parameters, procedure)
-        state = procedure.start(local, stream(self.seed, "procedure", round, device))
+        state = procedure.start(local, stream(self.seed, "example-noise", round, device))
         for batch in self.batches(held, device=device, round=round):
             state = procedure.step(state, batch)
         trained = procedure.finish(state)
@@ -95,11 +111,22 @@ class LocalTrainer:
 
     def steps(self, examples: int) -> int:
         """Local steps of a device that holds so many examples."""
+        if self.privacy is not None:
+            return self.local.steps(examples)
         return steps_of(examples, self.batch_size, self.local_epochs, self.local_steps)
 
     def batches(self, held: Examples, *, device: int, round: int) -> Iterator[dict[str, Tensor]]:
         """The batches of one device and round, a pure function of (seed, round, device)."""
         draw = stream(self.seed, "batches", round, device)
+        if self.privacy is not None:
+            yield from poisson_batches(
+                held,
+                batch_size=self.batch_size,
+                steps=self.steps(len(held)),
+                physical_size=physical_size(self.batch_size),
+                draw=draw,
+            )
+            return
         for indices in shuffled(len(held), self.batch_size, self.steps(len(held)), draw):
             yield tensors(held, indices)
 
@@ -147,3 +174,34 @@ def procedures(
     return lambda proximal_mu: kind(
         losses=model.losses, learning_rate=learning_rate, proximal_mu=proximal_mu
     )
+
+
+def private_procedures(
+    privacy: ExampleLevel, model: JointTagger, learning_rate: float, batch_size: int
+) -> Callable[[float], LocalProcedure]:
+    """Proximal weight -> DP-SGD.
+
+    Args:
+      privacy: with its noise.
+      model: whose losses are trained.
+      learning_rate: of a step, > 0.
+      batch_size: expected examples of a step.
+
+    Raises:
+      ConfigError: the noise is not known yet, or does not go with the clipping.
+    """
+    sigma = privacy.noise_multiplier
+    require(sigma is not None, "no noise is known yet; call ExampleLevel.resolved() first")
+    # Built once here, so that what cannot be is refused before a device trains.
+    private = DPSGD(
+        losses=model.losses,
+        learning_rate=learning_rate,
+        clip_norm=privacy.clip_norm,
+        noise_multiplier=sigma or 0.0,
+        physical_size=physical_size(batch_size),
+        clipping=privacy.clipping,
+        adaptive=privacy.adaptive,
+        decay=privacy.decay,
+        secure_noise=privacy.secure_noise,
+    )
+    return lambda proximal_mu: replace(private, proximal_mu=proximal_mu)

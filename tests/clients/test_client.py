@@ -9,7 +9,9 @@ from clients import NLUClient
 from fedsim import ConfigError, Population
 from fedsim.engine.flower import task_identity, to_parameters, to_record
 from fedsim.engine.local import LocalGrid
+from fedsim.engine.replies import NOTHING_HELD_OUT
 from fedsim.models import BiLSTMTagger, TransformerTagger
+from fedsim.privacy import ExampleLevel
 
 PEOPLE = Population.load("home", devices=10).cut(2)
 MODEL = BiLSTMTagger.sized_for(PEOPLE, embedding=4, hidden=4)
@@ -107,6 +109,7 @@ def test_a_device_without_test_utterances_says_so():
     reply = ask("evaluate", without[0])
     assert reply.has_error()
     assert reply.error.reason == "no held-out utterances"
+    assert reply.error.code == NOTHING_HELD_OUT
 
 
 def test_local_steps_take_the_place_of_epochs():
@@ -120,6 +123,8 @@ def test_the_default_learning_rate_follows_optimizer_and_model():
     transformer = TransformerTagger.sized_for(PEOPLE)
     assert NLUClient().rate(MODEL) == MODEL.sgd_rate
     assert NLUClient().rate(transformer) == transformer.sgd_rate != MODEL.sgd_rate
+    private = NLUClient(privacy=ExampleLevel(clip_norm=4.0, noise_multiplier=1.0))
+    assert private.rate(transformer) == transformer.private_rate / 4
     assert NLUClient(optimizer="adamw").rate(MODEL) == 1e-3
     assert NLUClient(learning_rate=0.3).rate(MODEL) == 0.3
 
@@ -139,3 +144,10 @@ def test_the_default_learning_rate_follows_optimizer_and_model():
 def test_impossible_settings_are_refused_by_field(field, value, remedy):
     with pytest.raises(ConfigError, match=rf"^{field} is .*; {remedy}"):
         NLUClient(**{field: value})
+
+
+def test_a_private_client_serves_as_many_examples_as_its_coins_choose_on_average():
+    private = ExampleLevel(noise_multiplier=1.0)
+    held = np.array([0, 5, 40])
+    assert NLUClient(privacy=private).examples_served(held).tolist() == [0, 5, 48]
+    assert NLUClient(privacy=private, local_steps=2).examples_served(held).tolist() == [0, 10, 32]

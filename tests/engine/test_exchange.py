@@ -6,7 +6,20 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian
+from flwr.serverapp.strategy import (
+    Bulyan,
+    FedAdagrad,
+    FedAdam,
+    FedAvg,
+    FedAvgM,
+    FedMedian,
+    FedProx,
+    FedTrimmedAvg,
+    FedYogi,
+    Krum,
+    MultiKrum,
+    QFedAvg,
+)
 
 from clients import NLUClient
 from fedsim import Faults, Population, Simulation, Static
@@ -69,11 +82,57 @@ def test_when_all_fail_in_one_way_the_round_is_recorded_and_empty(
     assert [(f["round"], f["device"]) for f in named] == [(r, d) for r in (1, 2) for d in range(12)]
     assert {f["stage"] for f in named} == {stage}
     assert all(sentence in f["error"] for f in named)
+    assert all(f["error"].startswith("simulated: ") for f in named)
     assert [line["figures"][f"faults/{stage}"] for line in run.rounds] == [12, 12]
     assert [line["train_loss"] for line in run.rounds] == [None, None]
     assert [line["cohort_size"] for line in run.rounds] == [12, 12]
     assert run.summary["model_sha256"] == run.start["model_sha256"]
     assert len(asked) == (24 if trains else 0)
+
+
+RULES = [
+    *(Bulyan(), FedAdagrad(), FedAdam(), FedAvg(), FedAvgM(server_momentum=0.9), FedMedian()),
+    *(FedProx(proximal_mu=0.1), FedTrimmedAvg(), FedYogi(), Krum(), MultiKrum()),
+    QFedAvg(client_learning_rate=1.0),
+]
+
+
+@pytest.mark.parametrize("kind", ["error", "nan"])
+@pytest.mark.parametrize("selective", [False, True], ids=["bare", "Selective"])
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
+def test_under_every_strategy_the_model_stays_where_all_fail(rule, selective, kind):
+    strategy = Selective(rule, EVERYONE) if selective else rule
+    run = simulation(client=noting([]), strategy=strategy, faults=Faults(**{kind: 1.0})).run()
+    assert [len(run.cohorts["arrived"]), len(run.cohorts["failed"])] == [0, 24]
+    assert [line["train_loss"] for line in run.rounds] == [None, None]
+    assert run.summary["model_sha256"] == run.start["model_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "bears_it"), [(FedAvg(), False), (FedMedian(), True)], ids=["FedAvg", "FedMedian"]
+)
+def test_large_values_that_can_be_averaged_count_and_only_a_robust_rule_bears_them(
+    strategy, bears_it
+):
+    """One device of twelve adds 1 and scales by 1e15, ten million times below the limit."""
+    usual = noting([])
+
+    def scaling(message: Message, context: Context) -> Message:
+        reply = usual(message, context)
+        if context.node_id == 3:
+            arrays = reply.content["arrays"]
+            reply.content["arrays"] = ArrayRecord(
+                {name: Array(a.numpy() * np.float32(1e15)) for name, a in arrays.items()}
+            )
+        return reply
+
+    app = ClientApp()
+    app.train()(scaling)
+    once = Static(rounds=1)
+    run = simulation(client=app, strategy=Selective(strategy, EVERYONE), schedule=once).run()
+    assert run.rounds[0]["failures"] == 0
+    moved = {n: p - MODEL.get_parameter(n) for n, p in run.model.items()}
+    assert all(bool((change.abs() < 2).all()) for change in moved.values()) == bears_it
 
 
 @pytest.mark.parametrize(
@@ -127,18 +186,56 @@ def test_the_global_model_is_not_spoiled_where_an_app_replies_with_its_very_buff
     assert all(values.isfinite().all() for values in run.model.values())
 
 
-def test_a_spoiled_reply_that_cannot_even_be_read_is_one_failure_more():
+@pytest.mark.parametrize("kind", ["nan", "exploding"])
+@pytest.mark.parametrize(
+    "own",
+    [
+        lambda _: Array(dtype="float32", shape=(2,), stype="numpy.ndarray", data=b"garbage"),
+        lambda given: Array(np.ones(given.numpy().size + 1, np.float32)),
+        lambda given: Array(np.full_like(given.numpy(), np.nan)),
+    ],
+    ids=["garbage", "shape", "NaN"],
+)
+def test_a_device_s_own_bad_reply_is_no_simulated_failure_where_a_fault_befalls_it(kind, own):
     app = ClientApp()
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        garbage = Array(dtype="float32", shape=(2,), stype="numpy.ndarray", data=b"garbage")
-        arrays = ArrayRecord(dict.fromkeys(given(message), garbage))
+        arrays = ArrayRecord({name: own(array) for name, array in given(message).items()})
         content = RecordDict({"arrays": arrays, "metrics": MetricRecord({"num-examples": 1})})
         return Message(content, reply_to=message)
 
-    run = simulation(client=app, faults=Faults(nan=1.0)).run()
-    assert [line["figures"]["faults/reply"] for line in run.rounds] == [12, 12]
+    run = simulation(client=app, faults=Faults(**{kind: 1.0})).run()
+    assert [line["figures"] for line in run.rounds if "faults/reply" in line["figures"]] == []
+    assert [line["figures"]["failures/reply"] for line in run.rounds] == [12, 12]
+
+
+def test_simulated_and_other_failures_are_counted_apart():
+    faults = Faults(unavailable=0.15, dropout=0.15, nan=0.15, exploding=0.15, error=0.15)
+    usual = noting([])
+
+    def breaking(message: Message, context: Context) -> Message:
+        if context.node_id % 2:
+            raise RuntimeError("really")
+        return usual(message, context)
+
+    app = ClientApp()
+    app.train()(breaking)
+    run = simulation(client=app, faults=faults, schedule=Static(rounds=6)).run()
+    for line in run.rounds:
+        fates = [faults.fate(0, round=line["round"], device=d) for d in range(12)]
+        asked = [d for d in range(12) if fates[d] not in ("unavailable", "error")]
+        simulated = [fates[d] for d in asked if d % 2 == 0]
+        figures = {n: v for n, v in line["figures"].items() if n.startswith("fa") and v}
+        expected = {
+            "failures/train": sum(d % 2 for d in asked),
+            "faults/unavailable": fates.count("unavailable"),
+            "faults/train": fates.count("error"),
+            "faults/dropout": simulated.count("dropout"),
+            "faults/reply": simulated.count("nan") + simulated.count("exploding"),
+        }
+        assert figures == {name: count for name, count in expected.items() if count}
+        assert line["failures"] == sum(expected.values())
 
 
 class TestClock:

@@ -6,10 +6,18 @@ import logging
 import numpy as np
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedsim.engine.flower import LiveArray, quiet, task_identity, to_parameters, to_record
+from fedsim.engine.flower import (
+    Content,
+    LiveArray,
+    quiet,
+    reason,
+    task_identity,
+    to_parameters,
+    to_record,
+)
 
 ARRAYS = pytest.mark.parametrize(
     "values",
@@ -89,6 +97,26 @@ def identity():
     return TaskIdentity._run_id, TaskIdentity._node_id, TaskIdentity._task_id
 
 
+@pytest.mark.parametrize(
+    ("kind", "record"),
+    [
+        ("array_records", ArrayRecord()),
+        ("metric_records", MetricRecord({"a": 1})),
+        ("config_records", ConfigRecord({"a": 1})),
+    ],
+)
+def test_views_of_a_content_are_flowers(kind, record):
+    own, flowers = Content({"x": record}), RecordDict({"x": record})
+    assert getattr(own, kind) == getattr(flowers, kind) == {"x": record}
+    for content in (own, flowers):
+        view = getattr(content, kind)
+        with pytest.raises(TypeError, match=f"Expected `{type(record).__name__}`"):
+            view["y"] = "no record"
+        view["y"] = record
+        del view["x"]
+        assert content == {"y": record}
+
+
 def test_messages_can_be_made_inside_and_the_identity_is_restored():
     before = identity()
     with task_identity():
@@ -137,3 +165,26 @@ def test_quiet_drops_chatter_passes_errors_and_ends():
         logger.removeHandler(seen)
     assert seen.lines == ["broken", "afterwards"]
     assert logger.filters == filters
+
+
+class NotText(Exception):
+    def __str__(self):
+        return 3
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (ValueError("no\nroom"), "ValueError: no"),
+        (ValueError("\n\nlate"), "ValueError: late"),
+        (ValueError(), "ValueError"),
+        (ValueError(" \n"), "ValueError"),
+        (KeyError("a\nb"), "KeyError: 'a\\nb'"),
+        (SystemExit(3), "SystemExit: 3"),
+        (ValueError("half a \ud83d pair"), "ValueError: half a \\ud83d pair"),
+        (NotText(), "NotText, whose message cannot be read: TypeError"),
+    ],
+)
+def test_any_error_is_one_line_that_can_be_sent(error, sentence):
+    assert reason(error) == sentence
+    assert reason(error).encode().decode() == sentence

@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from bdb import BdbQuit
 
 import pytest
 import torch
@@ -134,6 +135,94 @@ def test_a_device_keeps_its_state_between_messages(grid):
         assert said(reply, "asked") == asked
     (other,) = grid.send_and_receive(messages(2))
     assert said(other, "asked") == 0
+
+
+def stateful(behave) -> ClientApp:
+    """Replies with the number it kept; `behave(round, context)` may raise or change the state."""
+    app, rounds = ClientApp(), iter(range(1, 100))
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        kept = int(context.state.config_records.get("n", {"kept": 0})["kept"])
+        if context.state:
+            context.state["n"]["kept"] = kept + 1
+        else:
+            context.state["n"] = ConfigRecord({"kept": kept + 1})
+        behave(next(rounds), context)
+        return Message(RecordDict({"metrics": MetricRecord({"kept": kept})}), reply_to=message)
+
+    return app
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_device_that_raises_keeps_the_state_from_before(failing, workers):
+    def behave(round: int, context: Context) -> None:
+        if round == failing:
+            raise ValueError("after the state has changed")
+
+    with LocalGrid(stateful(behave), devices=1, workers=workers) as grid:
+        replies = [reply for _ in range(4) for reply in grid.send_and_receive(messages(0))]
+    assert [said(r, "kept") for r in replies if not r.has_error()] == [0, 1, 2]
+
+
+def test_a_device_that_empties_its_state_has_none_the_next_time():
+    def behave(round: int, context: Context) -> None:
+        if round == 2:
+            context.state = RecordDict()
+
+    with LocalGrid(stateful(behave), devices=1, workers=0) as grid:
+        replies = [reply for _ in range(4) for reply in grid.send_and_receive(messages(0))]
+    assert [said(r, "kept") for r in replies] == [0, 1, 0, 1]
+
+
+def test_a_snapshot_of_what_devices_keep_is_not_changed_by_later_rounds():
+    with LocalGrid(stateful(lambda round, context: None), devices=1, workers=0) as grid:
+        list(grid.send_and_receive(messages(0)))
+        before = grid.state_dict()
+        list(grid.send_and_receive(messages(0)))
+    assert before["devices"][0]["n"]["kept"] == 1
+
+
+def raising(error: BaseException) -> ClientApp:
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        raise error
+
+    return app
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def test_an_error_whose_message_cannot_be_had_is_a_failure_like_any_other():
+    with LocalGrid(raising(Unspeakable()), devices=1, workers=0) as grid:
+        (reply,) = grid.send_and_receive(messages(0))
+    assert reply.error.reason == "Unspeakable, whose message cannot be read: RuntimeError"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_leaving_a_debugger_leaves_the_run(workers):
+    with (
+        LocalGrid(raising(BdbQuit()), devices=1, workers=workers) as grid,
+        pytest.raises(BdbQuit),
+    ):
+        list(grid.send_and_receive(messages(0)))
+
+
+def test_exit_leaves_the_run_from_the_calling_thread_alone():
+    with LocalGrid(raising(SystemExit(3)), devices=1, workers=1) as grid:
+        (reply,) = grid.send_and_receive(messages(0))
+        assert reply.error.reason == "SystemExit: 3"
+    with (
+        LocalGrid(raising(SystemExit(3)), devices=1, workers=0) as grid,
+        pytest.raises(SystemExit),
+    ):
+        list(grid.send_and_receive(messages(0)))
 
 
 def test_pushed_messages_can_be_pulled_once(grid):

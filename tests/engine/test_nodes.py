@@ -127,11 +127,99 @@ def test_devices_of_a_node_that_is_gone_fail_until_it_is_back(wire):
     assert set(answers(grid, 0, 10, 19)) == {0, 10, 19}
 
 
+def questions(wire: Wire, node: int) -> int:
+    """How often a node was asked what it hosts."""
+    return sum(kind == f"query.{HOSTED}" and to == node for to, kind, _ in wire.pushed)
+
+
+def returned(wire: Wire, node: int) -> NodeGrid:
+    """A grid that has lost a node, which is just back, and has not been asked yet."""
+    grid = NodeGrid(wire, PEOPLE)
+    wire.gone = {node}
+    assert 0 not in answers(grid, 0, 10)
+    wire.gone = set()
+    return grid
+
+
+def test_no_round_waits_for_a_mute_node_which_is_asked_once(wire):
+    grid = returned(wire, NODES[0])
+    wire.mute = {NODES[0]}
+    for _ in range(3):
+        assert set(answers(grid, 0, 10, 19)) == {10, 19}
+    assert questions(wire, NODES[0]) == 2
+    wire.mute = set()
+    assert set(answers(grid, 0, 10, 19)) == {0, 10, 19}
+    assert questions(wire, NODES[0]) == 2
+
+
+def test_a_node_whose_answer_failed_is_asked_again(wire, caplog):
+    grid = returned(wire, NODES[0])
+    wire.failing = {NODES[0]}
+    for _ in range(3):
+        assert set(answers(grid, 0, 10, 19)) == {10, 19}
+    assert caplog.messages == ["a node cannot host devices: node unavailable"]
+    wire.failing = set()
+    assert set(answers(grid, 0, 10, 19)) == {0, 10, 19}
+
+
+def test_a_node_of_another_population_is_asked_once_until_it_has_gone(wire, caplog):
+    grid = returned(wire, NODES[0])
+    wire.retell(NODES[0], {**RUN_CONFIG, "devices": 21})
+    for _ in range(3):
+        assert set(answers(grid, 0, 10, 19)) == {10, 19}
+    assert questions(wire, NODES[0]) == 2
+    assert [m[:42] for m in caplog.messages] == ["a node hosts devices of another population"]
+    wire.gone = {NODES[0]}
+    answers(grid, 10)
+    wire.gone = set()
+    wire.retell(NODES[0], RUN_CONFIG)
+    assert set(answers(grid, 0, 10, 19)) == {0, 10, 19}
+
+
+def test_a_round_without_messages_asks_nobody(wire):
+    grid = returned(wire, NODES[0])
+    before = len(wire.pushed)
+    assert list(grid.send_and_receive([])) == []
+    assert len(wire.pushed) == before
+
+
+def test_a_run_that_lost_a_node_for_a_round_trains_its_devices_again(wire):
+    def lose(finished):
+        wire.gone = {NODES[1]} if finished.plan.round == 1 else set()
+        return {}
+
+    options = replace(OPTIONS, rounds=3, cohort=12)
+    run = replace(build(options), probes=[lose]).run(grid=wire)
+    assert [r["failures"] > 0 for r in run.rounds] == [False, True, False]
+
+
+def test_a_start_that_was_waited_for_in_vain_says_what_went_wrong(wire):
+    wire.failing = {NODES[2]}
+    with pytest.raises(
+        ConfigError, match=r"7 of 20 .* after 0 s \(a node .*: node unavailable\); s"
+    ):
+        NodeGrid(wire, PEOPLE, patience=0)
+
+
 def test_what_a_device_raises_is_an_error_reply_of_one_line(wire):
     grid = NodeGrid(wire, PEOPLE)
     (reply,) = grid.send_and_receive([Message(RecordDict(), 5, "train")])
     assert reply.metadata.src_node_id == 5
-    assert reply.error.reason == "StopIteration: "
+    assert reply.error.reason == "StopIteration"
+
+
+def test_an_exception_that_cannot_speak_is_an_error_reply_all_the_same(wire, monkeypatch):
+    class Mute(Exception):
+        def __str__(self):
+            raise RuntimeError
+
+    def fail(options):
+        raise Mute
+
+    grid = NodeGrid(wire, PEOPLE)
+    monkeypatch.setitem(device.__globals__, "_node", fail)
+    (reply,) = grid.send_and_receive(asking(5))
+    assert reply.error.reason == "Mute, whose message cannot be read: RuntimeError"
 
 
 def test_kernels_on_a_node_run_on_one_thread(wire):

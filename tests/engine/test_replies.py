@@ -1,6 +1,8 @@
 """Claims about which replies count: no device takes a round down or poisons the model."""
 
+import gc
 import warnings
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsim.engine.flower import task_identity, to_parameters
-from fedsim.engine.replies import collect
+from fedsim.engine.replies import NOTHING_HELD_OUT, collect
 
 MODEL = {"w": torch.zeros(2, 3), "b": torch.zeros(3)}
 
@@ -100,6 +102,7 @@ VALUES = {
 METRICS = {
     "nan": ({"train_loss": float("nan")}, "metric train_loss is nan"),
     "inf": ({"seen": float("inf")}, "metric seen is inf"),
+    "beyond float64": ({"num-examples": 10**5000}, "metric num-examples is an integer beyond"),
     "nan in a list": ({"losses": [1.0, float("nan")]}, "metric losses is [1.0, nan]"),
 }
 
@@ -125,7 +128,8 @@ def test_arrays_that_cannot_be_aggregated_are_a_failure(values, sentence):
 @pytest.mark.parametrize(("values", "sentence"), METRICS.values(), ids=METRICS)
 def test_metrics_that_are_not_finite_are_a_failure(values, sentence):
     found = only({"arrays": arrays(), "metrics": metrics(**values)})
-    assert [f.error for f in found.failures] == [sentence]
+    ((_, stage, error),) = found.failures
+    assert stage == "reply" and error.startswith(sentence)
 
 
 def test_a_silent_device_is_a_failure_and_one_that_was_not_asked_is_nothing():
@@ -183,6 +187,19 @@ def test_replies_and_failures_come_in_device_order_however_they_arrive(order):
     found = collect(replies, order, MODEL)
     assert [r.metadata.src_node_id for r in found.valid] == [0, 2, 3, 5, 6]
     assert [f.device for f in found.failures] == [1, 4]
+
+
+def test_replies_that_were_aggregated_are_freed_at_once():
+    heard = collect([good(0), good(1)], (0, 1), MODEL).heard
+    left = [ref(reply.content["arrays"]) for reply in heard]
+    gc.disable()
+    try:
+        FedAvg().aggregate_train(1, heard)
+        assert all(each() for each in left)
+        del heard
+        assert not any(each() for each in left)
+    finally:
+        gc.enable()
 
 
 def test_train_loss_is_weighted_by_real_examples():
@@ -287,6 +304,14 @@ def test_an_empty_list_is_not_a_number():
 def test_a_device_without_a_loss_does_not_hide_the_others_losses():
     silent = sent_back(0, {"arrays": arrays(), "metrics": MetricRecord({"num-examples": 4})})
     assert collect([silent, good(1)], [0, 1], MODEL).train_loss is not None
+
+
+def test_nothing_held_out_is_an_answer_to_evaluation_alone():
+    nothing = Error(code=NOTHING_HELD_OUT, reason="nothing")
+    found = collect([sent_back(0, nothing), sent_back(1, Error(code=0))], [0, 1, 2])
+    assert [f.device for f in found.failures] == [1, 2]
+    assert found.valid == []
+    assert [f.device for f in only(nothing).failures] == [0]
 
 
 def test_evaluation_replies_need_metrics_alone():

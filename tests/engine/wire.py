@@ -31,6 +31,7 @@ class Wire(Grid):
     Attributes:
       gone: nodes that are not listed any more and take no messages.
       failing: nodes whose replies are Flower's errors, as after missed heartbeats.
+      mute: nodes that take messages and answer them when they are mute no more.
       pushed: (node, message type, device) of every message, in order.
     """
 
@@ -50,7 +51,12 @@ class Wire(Grid):
         self._replies: dict[str, Message] = {}
         self.gone: set[int] = set()
         self.failing: set[int] = set()
+        self.mute: set[int] = set()
         self.pushed: list[tuple[int, str, int | None]] = []
+
+    def retell(self, node, run_config):
+        """Tell a node another run config from now on."""
+        self._contexts[node].run_config = run_config
 
     def get_node_ids(self):
         return [node for node in self._contexts if node not in self.gone]
@@ -75,8 +81,12 @@ class Wire(Grid):
 
     def pull_messages(self, message_ids):
         # Last first: replies come in any order.
-        ready = sorted(self._replies.keys() & set(message_ids), reverse=True)
+        asked = self._replies.keys() & set(message_ids)
+        ready = sorted((k for k in asked if self._from(k) not in self.mute), reverse=True)
         return [self._replies.pop(key) for key in ready]
+
+    def _from(self, key):
+        return self.pushed[int(key[1:])][0]
 
     def send_and_receive(self, messages, *, timeout=None):
         return self.pull_messages(self.push_messages(messages))

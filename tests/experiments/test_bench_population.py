@@ -3,13 +3,14 @@
 import json
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 
-from experiments.bench_population import Rounds, bench_population, run_rounds
+from experiments.bench_population import FullBatches, Rounds, _budgets, bench_population, run_rounds
+from experiments.bench_result import Measurement
 from experiments.command_line import main
-from fedsim.population.home import home
 from fedsim.probes import Accuracy
 from fedsim.training import LocalTrainer
 from strategies import ActivitySelection, UniformSelection
@@ -27,23 +28,30 @@ def rounds(devices, policy):
 
 class TestRounds:
     @pytest.mark.parametrize("devices", [20, 200])
-    def test_every_size_trains_one_batch_on_as_many_devices(self, devices, monkeypatch):
-        cohorts = []
+    def test_every_size_trains_one_full_batch_on_as_many_devices(self, devices, monkeypatch):
+        served = []
 
-        def noted(self, parameters, *, device, round, **rest):
-            cohorts.append((round, device))
-            return trained(self, parameters, device=device, round=round, **rest)
+        def noted(self, held, *, device, round):
+            for batch in batches(self, held, device=device, round=round):
+                served.append((round, device, len(batch["intents"])))
+                yield batch
 
-        trained = LocalTrainer.train
-        monkeypatch.setattr(LocalTrainer, "train", noted)
+        batches = LocalTrainer.batches
+        monkeypatch.setattr(LocalTrainer, "batches", noted)
         taken = rounds(devices, UniformSelection(cohort=4))
-        activity = home(devices=devices).activity()
         # The first round warms up, the last one is measured.
-        for round, examples in enumerate(taken.examples, start=2):
-            drawn = [device for r, device in cohorts if r == round]
-            assert len(drawn) == 4
-            assert examples == sum(min(16, activity[device]) for device in drawn)
-        assert len(taken.examples) == len(taken.seconds) == 3
+        for round in (2, 3, 4):
+            assert [size for r, _, size in served if r == round] == [16] * 4
+            assert len({device for r, device, _ in served if r == round}) == 4
+        assert taken.examples == [64] * 3
+        assert len(taken.seconds) == 3
+
+    def test_processor_time_is_that_of_the_timed_rounds(self):
+        before = time.process_time()
+        taken = rounds(20, UniformSelection(cohort=4))
+        assert len(taken.cpu_seconds) == 3
+        assert min(taken.cpu_seconds) > 0
+        assert sum(taken.cpu_seconds) < time.process_time() - before
 
     def test_nothing_but_the_last_round_is_measured(self, monkeypatch):
         measured = []
@@ -88,16 +96,31 @@ class TestReport:
         assert speed.budget == 1.2
         assert large.against == activity.against == small.name
         peaks = [peak for m in measured.measurements for peak in m.peak_bytes]
-        assert memory.value == pytest.approx(max(peaks) / 1e9)
+        assert memory.value == max(peaks) / 1e9
         assert memory.budget == 2.0
+
+    def test_memory_is_judged_by_the_worst_process_of_any_line(self):
+        lines = [
+            Measurement(name=name, seconds=[[1.0]] * 3, examples=[[1]] * 3, peak_bytes=peaks)
+            for name, peaks in (("a", [1, 1, 5 * 10**9]), ("b", [1]), ("c", [2 * 10**9] * 3))
+        ]
+        memory = _budgets(lines)[-1]
+        assert (memory.name, memory.value, memory.met) == ("peak memory in GB, a", 5.0, False)
 
     def test_the_file_and_the_table_show_memory_and_examples(self, measured):
         said = json.loads(measured.json())
         for m in said["measurements"]:
-            assert np.shape(m["seconds"]) == np.shape(m["examples"]) == (1, 1)
-            assert 4 <= m["examples"][0][0] <= 64
+            assert np.shape(m["seconds"]) == np.shape(m["cpu_seconds"]) == (1, 1)
+            assert m["examples"] == [[64]]
             assert m["peak_bytes"][0] > 50_000_000
-        assert "| peak memory |" in measured.markdown()
+        table = measured.markdown().splitlines()
+        assert (
+            table[0] == "| a round of | seconds | CPU seconds | examples/s | peak memory | ratio |"
+        )
+        assert {line.count("|") for line in table[:5]} == {7}
+        large = measured.measurements[1]
+        cells = [f"{large.median:.3f}", f"{large.cpu_seconds[0][0]:.3f}"]
+        assert table[3].split(" | ")[1:3] == cells
         assert said["settings"]["cohort"] == 4
 
     def test_the_command_takes_no_other_simulator(self, capsys):
@@ -110,7 +133,8 @@ class TestReport:
         assert capsys.readouterr().err == f"fedsim: {word} is 0; choose 1 or more\n"
 
 
-def test_activity_selection_draws_heavier_devices():
-    light = rounds(200, UniformSelection(cohort=8)).examples
-    heavy = rounds(200, ActivitySelection(cohort=8)).examples
-    assert sum(heavy) > sum(light)
+def test_devices_with_a_full_batch_are_drawn_as_the_policy_says_and_others_never():
+    activity = np.array([0, 15, 16, 32, 80])
+    policy = FullBatches(policy=ActivitySelection(cohort=1), examples=16)
+    np.testing.assert_allclose(policy.rates(activity), [0, 0, 0.125, 0.25, 0.625])
+    assert (policy.cohort, policy.label, policy.natural_weighting) == (1, "activity", "equal")

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 
 from experiments.bench_candidates import FEDAVG, RECORDED, SELECTIVE, Candidates, cohorts_of
 from experiments.bench_peers import PFL, RAY, Peer, PeerError, installed
-from experiments.bench_result import Budget, Measurement, ratio_of_examples
+from experiments.bench_result import Budget
 from experiments.bench_round import AGAINST, LOOPS, bench_round
 from experiments.bench_workload import Workload
 from experiments.command_line import main
@@ -29,6 +28,16 @@ SLEEPER = "import json, sys; n = int(sys.argv[2]); "
 
 SAYS = "print(json.dumps({'seconds': list(range(1, n + 1)), 'examples': [10] * n}))"
 
+TRAINS = """
+from experiments.peers.tagger import Task
+task = Task.load(sys.argv[1])
+examples = [sum(len(task.devices[d].intents) for d in cohort) for cohort in task.cohorts[:n]]
+print(json.dumps({'seconds': list(range(1, n + 1)), 'examples': examples}))
+"""
+"""Trains the cohorts it is told to, or says so."""
+
+COHORTS = [np.array([0, 2, 5]), np.array([1, 2, 3]), np.array([3, 4, 5]), np.array([0, 1, 4])]
+
 
 def peer(script, name=RAY):
     return Peer(name=name, command=[sys.executable, "-c", SLEEPER + script])
@@ -37,7 +46,7 @@ def peer(script, name=RAY):
 @pytest.fixture(scope="module")
 def measured():
     """One peer answers, one fails."""
-    peers = [peer(SAYS), peer("sys.exit('no such luck')", name=f"{PFL}, 1 process")]
+    peers = [peer(TRAINS), peer("sys.exit('no such luck')", name=f"{PFL}, 1 process")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("experiments.bench_round.installed", lambda *_: (list(peers), ["a note"]))
         return bench_round(rounds=2, repeats=2, workers=0, workload=TINY)
@@ -46,7 +55,6 @@ def measured():
 @pytest.fixture
 def candidates(tmp_path):
     """Of as many rounds and workers as asked."""
-    TINY.save(tmp_path / "workload.npz")
     return lambda rounds, workers: Candidates(TINY, rounds, workers, tmp_path / "workload.npz")
 
 
@@ -70,14 +78,15 @@ class TestWorkload:
             Workload(devices=6, cohort=7)
 
     def test_peers_read_the_same_devices_and_settings(self, tmp_path):
-        TINY.save(tmp_path / "workload.npz")
+        TINY.save(tmp_path / "workload.npz", COHORTS)
         task, people = Task.load(tmp_path / "workload.npz"), TINY.population()
         for device, held in enumerate(task.devices):
             own = people.held(device, 0)
             assert np.array_equal(held.token_ids.ravel(), own.token_ids.ravel())
             assert np.array_equal(held.slots.ravel(), own.slots)
             assert np.array_equal(held.intents, own.intents)
-        assert (task.cohort, task.batch_size, task.learning_rate) == (3, 16, 0.1)
+        assert task.cohorts == [cohort.tolist() for cohort in COHORTS]
+        assert (task.batch_size, task.learning_rate) == (16, 0.1)
         model = TINY.model(people)
         # A torch LSTM has a second bias in each direction.
         second = model.lstm_bias.numel()
@@ -105,6 +114,12 @@ class TestCandidates:
         trained = [int(activity[c].sum()) for c in cohorts_of(tiny.warm[name])]
         for line in (name, *LOOPS[name]):
             assert tiny.examples(line) == trained
+
+    def test_peers_are_told_to_train_the_cohorts_of_fedavg(self, candidates):
+        tiny = candidates(3, 0)
+        drawn = [cohort.tolist() for cohort in cohorts_of(tiny.warm[FEDAVG])]
+        assert tiny.task.cohorts == drawn
+        assert len({tuple(cohort) for cohort in drawn}) > 1
 
     @pytest.mark.parametrize("workers", [0, 2])
     def test_the_plain_loop_averages_what_each_device_trained(self, candidates, workers):
@@ -138,7 +153,12 @@ class TestCandidates:
 
 class TestPeer:
     def test_its_warm_up_is_dropped(self, tmp_path):
-        assert peer(SAYS).run(tmp_path / "any", rounds=3) == ([3.0, 4.0, 5.0], [10, 10, 10])
+        tens = [10, 10, 10]
+        assert peer(SAYS).run(tmp_path / "any", 3, tens) == ([3.0, 4.0, 5.0], tens)
+
+    def test_one_that_did_other_work_is_not_compared(self, tmp_path):
+        with pytest.raises(PeerError, match=r"^trained \[10, 10\] examples instead of \[10, 12\]$"):
+            peer(SAYS).run(tmp_path / "any", 2, [10, 12])
 
     @pytest.mark.parametrize(
         ("script", "said"),
@@ -150,7 +170,7 @@ class TestPeer:
     )
     def test_one_without_figures_says_why(self, tmp_path, script, said):
         with pytest.raises(PeerError, match=f"^{said}$"):
-            peer(script).run(tmp_path / "any", rounds=1)
+            peer(script).run(tmp_path / "any", 1, [10])
 
     def test_one_that_hangs_is_ended_with_all_it_started(self, tmp_path, monkeypatch):
         monkeypatch.setattr("experiments.bench_peers.MOST_SECONDS", 3)
@@ -162,7 +182,7 @@ pathlib.Path({str(file)!r}).write_text(str(child.pid))
 time.sleep(600)
 """
         with pytest.raises(PeerError, match="was not done after 3 seconds"):
-            peer(script).run(tmp_path / "any", rounds=1)
+            peer(script).run(tmp_path / "any", 1, [10])
         child = Path("/proc", file.read_text(), "stat")
         # Nobody may have waited for it yet.
         assert not child.exists() or child.read_text().split()[2] == "Z"
@@ -204,15 +224,17 @@ class TestReport:
                 assert budgets[f"{name} / {loop}"].value == pytest.approx(np.median(pairs))
                 assert budgets[f"{name} / {loop}"].budget == 1.10
 
-    def test_peers_are_compared_by_the_example(self, measured):
+    def test_peers_train_what_fedavg_trains_and_are_compared_round_by_round(self, measured):
         lines = {m.name: m for m in measured.measurements}
-        ours = lines[FEDAVG]
-        # The peer says that its two timed rounds of 10 examples take 3 and 4 seconds.
-        an_example = np.sum(ours.seconds, axis=1) / np.sum(ours.examples, axis=1)
+        ours, rays = lines[FEDAVG], lines[RAY]
+        assert rays.examples == ours.examples
+        # The peer says that its two timed rounds take 3 and 4 seconds.
+        pairs = np.array(ours.seconds) / [[3, 4], [3, 4]]
         budget = next(b for b in measured.budgets if RAY in b.name)
-        assert budget.value == pytest.approx(np.median(an_example / 0.35))
+        assert budget.value == pytest.approx(np.median(pairs))
         assert budget.budget == pytest.approx(1 / 4.5)
-        assert lines[RAY].ratio == pytest.approx(np.median(0.35 / an_example))
+        assert rays.ratio == pytest.approx(np.median(1 / pairs))
+        assert rays.against == FEDAVG
 
     def test_a_peer_that_fails_is_said_and_not_judged(self, measured):
         budget = json.loads(measured.json())["budgets"][-1]
@@ -223,12 +245,7 @@ class TestReport:
             "pfl-research, 1 process failed: it ended with code 1: no such luck",
         ]
         assert "no such luck" in measured.markdown()
-        assert "seconds an example: not measured here; its budget is 1\n" in measured.markdown()
-
-    def test_an_example_costs_its_share_of_a_repeat(self):
-        ours = Measurement(name="a", seconds=[[1, 3], [2, 2]], examples=[[10, 10], [5, 15]])
-        theirs = Measurement(name="b", seconds=[[6, 2], [9, 7]], examples=[[5, 5], [20, 20]])
-        assert ratio_of_examples(ours, theirs) == pytest.approx((0.2 / 0.8 + 0.2 / 0.4) / 2)
+        assert f"{FEDAVG} / {PFL}: not measured here; its budget is 1\n" in measured.markdown()
 
     def test_a_value_over_its_budget_is_said_to_be(self):
         assert not Budget(name="a / b", value=1.11, budget=1.10).met
@@ -251,6 +268,32 @@ class TestReport:
         assert measured.markdown() in capsys.readouterr().out
         assert json.loads(file.read_text())["name"] == "round"
 
+    def test_a_file_that_cannot_be_written_is_refused_before_anything_is_timed(
+        self, monkeypatch, capsys, tmp_path
+    ):
+        monkeypatch.setattr("experiments.bench_round.bench_round", lambda **_: pytest.fail("timed"))
+        for path, why in (
+            (tmp_path / "no" / "round.json", "No such file or directory"),
+            (tmp_path, "Is a directory"),
+        ):
+            assert main(["bench", "round", "--json", str(path)]) == 2
+            assert capsys.readouterr().err == (
+                f"fedsim: --json {path} cannot be written ({why}); name a file in a folder that "
+                "exists and that you may write to\n"
+            )
+
+    def test_a_benchmark_that_fails_leaves_the_file_as_it_was(self, monkeypatch, tmp_path):
+        def stopped(**_):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("experiments.bench_round.bench_round", stopped)
+        old, new = tmp_path / "old.json", tmp_path / "new.json"
+        old.write_text("{}")
+        for path in (old, new):
+            assert main(["bench", "round", "--json", str(path)]) == 130
+        assert old.read_text() == "{}"
+        assert not new.exists()
+
     def test_an_interpreter_that_cannot_be_run_is_refused(self, capsys):
         assert main(["bench", "round", "--pfl-python", "/no/such/python"]) == 2
         assert capsys.readouterr().err == (
@@ -265,17 +308,17 @@ class TestReport:
 
 
 @pytest.mark.slow
-def test_flower_on_ray_runs_the_workload_and_leaves_nothing_behind(tmp_path):
+def test_flower_on_ray_trains_the_cohorts_it_is_given_and_leaves_nothing_behind(tmp_path):
     pytest.importorskip("ray")
-    TINY.save(tmp_path / "workload.npz")
+    TINY.save(tmp_path / "workload.npz", COHORTS)
     (flower,), _ = installed(2, None, tmp_path)
-    seconds, examples = flower.run(tmp_path / "workload.npz", rounds=2)
     sizes = TINY.population().activity()
-    sums = {int(sizes[list(cohort)].sum()) for cohort in combinations(range(6), 3)}
+    expected = [int(sizes[cohort].sum()) for cohort in COHORTS[2:]]
+    seconds, examples = flower.run(tmp_path / "workload.npz", 2, expected)
     assert flower.name == RAY
     assert len(seconds) == 2
     assert min(seconds) > 0
-    assert set(examples) <= sums
+    assert examples == expected
     workload = str(tmp_path / "workload.npz").encode()
     left = [p for p in Path("/proc").glob("[0-9]*/cmdline") if workload in p.read_bytes()]
     assert left == []

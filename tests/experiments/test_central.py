@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 import experiments.central
-from experiments.central import all_training_examples, run_central
+from experiments.central import PRIVATE_BATCH_SIZE, all_training_examples, run_central
 from experiments.options import RunOptions, population_of
 from fedsim import ConfigError, compare, load_run
+from fedsim.privacy import Gaussian, epsilon
 
 OPTIONS = RunOptions(devices=4, seed=2)
 
@@ -62,3 +63,42 @@ def test_a_refused_corpus_leaves_nothing(tmp_path):
     with pytest.raises(ConfigError):
         run_central(RunOptions(corpus="nowhere.jsonl"), tmp_path / "deep" / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+def private(**options):
+    patched = {"dp": "example", "noise_multiplier": 0.7, "delta": 1e-5, **options}
+    return RunOptions(devices=4, seed=2, **patched)
+
+
+def test_private_central_training_has_one_account_of_every_epochs_steps(monkeypatch):
+    monkeypatch.setattr(experiments.central, "EPOCHS", 2)
+    run = run_central(private(), None)
+    examples = run.start["training_examples"]
+    steps = -(-examples // PRIVATE_BATCH_SIZE)
+    step = Gaussian(noise_multiplier=0.7, rate=min(1, PRIVATE_BATCH_SIZE / examples), steps=1)
+    for epoch, line in enumerate(run.rounds, start=1):
+        expected = epsilon([step.times(epoch * steps)], 1e-5)
+        assert line["example_epsilon_max"] == pytest.approx(expected, rel=1e-6)
+        assert (line["privacy_unit"], line["epsilon_max"]) == ("example", np.inf)
+    assert run.config["central"]["optimizer"] == "DPSGD"
+    again = run_central(private(), None)
+    assert again.summary["model_sha256"] == run.summary["model_sha256"]
+
+
+def test_a_private_central_run_keeps_to_its_target(monkeypatch):
+    monkeypatch.setattr(experiments.central, "EPOCHS", 2)
+    run = run_central(private(noise_multiplier=None, epsilon=3.0), None)
+    assert 2.98 < run.summary["example_epsilon_max"] <= 3.0
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"dp": "device", "noise_multiplier": 1.0}, "dp is 'device', but central training has no"),
+        ({"max_participations": 3}, "max_participations is 3, but central training has no"),
+        ({"optimizer": "adamw"}, "optimizer is 'adamw', but example-level"),
+    ],
+)
+def test_privacy_that_central_training_cannot_have_is_refused(options, says):
+    with pytest.raises(ConfigError, match=says):
+        run_central(private(**options), None)

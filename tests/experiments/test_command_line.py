@@ -119,7 +119,7 @@ class TestRun:
         (line,) = (line for line in said.splitlines() if "trainings" in line)
         failed, asked = (int(word) for word in line.split() if word.isdecimal())
         assert failed == asked > 0
-        assert line == f"Note: {failed} of {asked} trainings on devices failed."
+        assert line == f"Note: {failed} of {asked} trainings on devices failed ({failed} train)."
         assert "failed so far" in said
 
     def test_simulated_faults_are_said_and_stand_in_the_record(self, capsys, tmp_path):
@@ -291,6 +291,8 @@ class TestRefusals:
                 "experiment, bench",
             ),
             (["zzz"], "unknown command 'zzz'; choose one of run, resume, experiment, bench"),
+            (["bench", "dpsgd", "--workers", "2"], "bench dpsgd trains no devices; leave it out"),
+            (["bench", "dpsgd", "--pfl-python", "p"], "names another simulator for bench round"),
             (["run", "--cohrt", "3"], "unknown option --cohrt (did you mean '--cohort'?)"),
             (["run", "--sellection=top"], "--sellection (did you mean '--selection'?)"),
             (["run", "--qqqq"], "unknown option --qqqq; see --help"),

@@ -17,6 +17,7 @@ from experiments.options import (
 )
 from fedsim import ConfigError, Continual, Static
 from fedsim.models import BiLSTMTagger, TransformerTagger
+from fedsim.privacy import ExampleLevel
 from strategies import (
     ActivitySelection,
     LogActivitySelection,
@@ -79,6 +80,24 @@ def test_client():
     }
     client = client_of(RunOptions(**given))
     assert {name: getattr(client, name) for name in given} == given
+
+
+def test_privacy_of_examples():
+    alone = RunOptions(dp="example", noise_multiplier=0.7, clip_norm=2.0, delta=1e-6)
+    expected = ExampleLevel(noise_multiplier=0.7, clip_norm=2.0, delta=1e-6)
+    assert client_of(alone).privacy == expected
+    assert type(strategy_of(alone).strategy) is flower.FedAvg
+    assert client_of(RunOptions(dp="device")).privacy is None
+    target = RunOptions(dp="example", epsilon=8, max_participations=5, secure_noise=True)
+    assert client_of(target).privacy == ExampleLevel(
+        epsilon=8, max_participations=5, secure_noise=True
+    )
+
+
+def test_with_both_examples_have_noise_of_their_own():
+    options = RunOptions(dp="both", epsilon=3, example_noise_multiplier=0.5, example_clip_norm=4)
+    assert client_of(options).privacy == ExampleLevel(noise_multiplier=0.5, clip_norm=4)
+    assert strategy_of(options).strategy.mechanism.epsilon == 3
 
 
 def test_schedule():
@@ -174,6 +193,17 @@ def test_a_population_follows_the_folder_of_the_data(monkeypatch, tmp_path):
         ({"strategy": "fedmedian", "weighting": "equal"}, "FedMedian ignores weights"),
         ({"setting": "continual", "rounds": 2}, "choose 5 rounds or more"),
         ({"columns": "user"}, "expected name=column pairs"),
+        ({"max_participations": 3}, "max-participations is 3, which --dp none does not use"),
+        ({"secure_noise": True}, "secure-noise has no effect without noise"),
+        ({"adjacency": "add-remove", "dp": "example"}, "--dp example does not use; choose"),
+        ({"dp": "device", "example_clip_norm": 1.0}, "example-clip-norm is 1.0, which --dp device"),
+        ({"dp": "example", "example_noise_multiplier": 1.0}, "which --dp example does not use"),
+        ({"dp": "example", "weight_cap": 1.0}, "weight-cap is 1.0, which --dp example"),
+        ({"dp": "example", "clip_norm": 0.0}, "clip_norm is 0.0; choose more than 0"),
+        ({"dp": "example", "noise_multiplier": -1.0}, "noise_multiplier is -1.0; choose 0"),
+        ({"dp": "example", "delta": 1.0}, "delta is 1.0; choose a probability"),
+        ({"dp": "example", "epsilon": 8.0}, "epsilon is 8.0 without max_participations"),
+        ({"dp": "example", "optimizer": "adamw"}, "optimizer is 'adamw', but example-level"),
     ],
 )
 def test_what_cannot_be_run_is_refused_without_reading_a_corpus(options, sentence):
@@ -204,3 +234,17 @@ def test_columns_that_are_no_pairs_are_refused(columns):
 def test_options_that_cannot_be_meant_are_refused(options, sentence):
     with pytest.raises(ConfigError, match=sentence):
         RunOptions(**options)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"workers": -1}, r"workers is -1; choose 0 \(inline\) or more"),
+        ({"workers": 0, "engine": "flower"}, "workers is 0, which trains inline, and --engine fl"),
+        ({"evaluate_every": 0}, "evaluate_every is 0; choose 1 or more"),
+        ({"checkpoint_every": 0}, "checkpoint_every is 0; choose 1 or more"),
+    ],
+)
+def test_what_needs_no_corpus_is_refused_with_the_options(given, said):
+    with pytest.raises(ConfigError, match=said):
+        RunOptions(**given)

@@ -121,13 +121,26 @@ def test_a_restored_ledger_goes_on():
 
 def test_calibrated_noise_keeps_every_device_within_the_target():
     """The worst is neither the lightest device nor the heaviest."""
-    counts = np.array([[1, 16, 17], [0, 33, 400]])
+    counts = np.array([1, 16, 17, 0, 33, 400])
     target = ExampleLevel(clip_norm=1.0, epsilon=6.0, delta=1e-5, max_participations=8)
     private = target.calibrated(counts, LOCAL)
     costs = {n: spent(n, 8, private) for n in np.unique(counts).tolist()}
     assert max(costs.values()) <= 6.0
     assert max(costs.values()) > 6.0 * 0.998
     assert max(costs, key=lambda n: costs[n]) == 17
+
+
+def test_calibrated_noise_covers_devices_whose_examples_change_from_period_to_period():
+    """The oracle: the exact cost of every way to spread the participations over two periods."""
+    target = ExampleLevel(epsilon=6.0, delta=1e-5, max_participations=4)
+    private = target.calibrated(np.array([[16, 5], [400, 0]]), LOCAL)
+    for first in range(5):
+        ledger = ExampleLedger(1, 1e-5)
+        for held in [16] * first + [400] * (4 - first):
+            ledger.charge(0, private.participation(held, LOCAL))
+        assert 0 < ledger.figures()["example_epsilon_max"] <= 6.0
+    steady = target.calibrated(np.array([[16, 400], [16, 400]]), LOCAL)
+    assert steady == target.calibrated(np.array([16, 400]), LOCAL)
 
 
 def test_micro_batches_need_twice_the_noise():

@@ -51,6 +51,24 @@ def test_calibration_counts_the_fall():
     assert 5.0 * 0.998 < max(costs) <= 5.0
 
 
+def test_calibration_counts_the_fall_where_devices_change_from_period_to_period():
+    """The oracle: the exact cost of every way to spread three participations over two periods."""
+    local = LocalSteps(batch_size=10)
+    target = ExampleLevel(
+        epsilon=5.0, delta=1e-5, max_participations=3, decay=NoiseDecay(factor=0.6, every=3)
+    )
+    private = target.calibrated(np.array([[40, 5], [251, 0]]), local)
+    costs = [
+        epsilon(
+            private.participation(40, local) * first
+            + private.participation(251, local) * (3 - first),
+            1e-5,
+        )
+        for first in range(4)
+    ]
+    assert 0 < max(costs) <= 5.0
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [

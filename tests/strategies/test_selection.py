@@ -206,6 +206,37 @@ def test_drawing_one_by_one_would_miss_the_stated_rates():
     assert smallest_p(inclusions(rates, "fixed").sum(axis=0), rates) > ALPHA / 6
 
 
+def ordered(rates: np.ndarray, round: int) -> np.ndarray:
+    """Oracle: systematic sampling of all devices in a random order, as Madow (1949) wrote it."""
+    random = stream(12, "ordered", round)
+    order = random.permutation(len(rates))
+    marks = random.random() + np.arange(len(rates))
+    reached = np.searchsorted(marks, np.cumsum(rates[order]))
+    return order[np.diff(reached, prepend=0) > 0]
+
+
+def test_fixed_cohorts_are_put_together_like_those_of_a_whole_order():
+    rates = np.array([0.9, 0.05, 0.4, 0.25] * 15)
+    statistics = {
+        "drawn of the likely": lambda c: np.count_nonzero(rates[c] == 0.9),
+        "drawn with a neighbour": lambda c: np.count_nonzero(np.diff(np.sort(c)) == 1),
+    }
+    for statistic in statistics.values():
+        fast = [statistic(draw_cohort(rates, "fixed", 11, r)) for r in range(1, ROUNDS + 1)]
+        slow = [statistic(ordered(rates, r)) for r in range(1, ROUNDS + 1)]
+        table = np.array([np.bincount(each, minlength=60) for each in (fast, slow)])
+        seen = table[:, table.sum(axis=0) >= 20]
+        assert stats.chi2_contingency(seen).pvalue > ALPHA / len(statistics)
+
+
+def test_a_fixed_draw_among_many_takes_everybody_as_often_as_its_rate_says():
+    rates = np.linspace(0, 1, 401) ** 4
+    rates[-20:] = 1
+    counts = inclusions(rates, "fixed").sum(axis=0)
+    assert smallest_p(counts, rates) > ALPHA / len(rates)
+    assert (counts[-20:] == ROUNDS).all()
+
+
 def test_poisson_coins_are_independent_of_each_other():
     rates = np.linspace(0.2, 0.8, 8)
     took_part = inclusions(rates, "poisson")

@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import kstest
 
 from fedsim.errors import ConfigError
 from fedsim.models.joint import linear
@@ -81,6 +83,16 @@ def test_too_many_clipped_raise_it_and_too_many_unclipped_lower_it():
 def test_it_is_the_same_for_the_same_stream_and_only_then():
     one, same, other = (norms_of(adaptive(100.0, 1.0), lengths_batch(), 5, s) for s in (0, 0, 1))
     assert one == same != other
+
+
+def test_secure_noise_is_that_of_the_bits_too_and_has_their_deviation():
+    """Nobody comes and the noise is all there is. Kolmogorov-Smirnov: error rate 1e-6."""
+    nobody = {n: v[:0] if v.dim() else v for n, v in lengths_batch().items()}
+    secure = replace(adaptive(1.0, 1.0, bit_noise=2.0), secure_noise=True)
+    logs = np.diff(np.log([1.0, *norms_of(secure, nobody, 400)]))
+    # The fraction is 1/2, the target, but for the noise.
+    assert kstest(-logs / 0.3 * float(nobody["size"]) / 2.0, "norm").pvalue > 1e-6
+    assert norms_of(secure, nobody, 3) != norms_of(secure, nobody, 3)
 
 
 def test_a_batch_of_nobody_leaves_noise_alone():

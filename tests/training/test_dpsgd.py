@@ -264,7 +264,14 @@ def test_settings_without_meaning_are_refused(change, what):
         replace(QUIET, **change)
 
 
-@pytest.mark.parametrize("procedure", [NOISY, replace(QUIET, clipping=MicroBatches(size=2))])
+@pytest.mark.parametrize(
+    "procedure",
+    [
+        NOISY,
+        replace(QUIET, clipping=MicroBatches(size=2)),
+        replace(NOISY, clipping=MicroBatches(size=2), secure_noise=True),
+    ],
+)
 def test_what_draws_is_refused_without_a_stream(procedure):
     with pytest.raises(ConfigError, match="no stream"):
         procedure.start(received())

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from fedsim.errors import ConfigError
 from fedsim.models import BiLSTMTagger, TransformerTagger
 from fedsim.population import Population
 from fedsim.population.arrays import ArraySource
@@ -11,9 +12,13 @@ from fedsim.population.examples import Utterance
 from fedsim.population.labels import Inventory
 from fedsim.population.periods import Keep
 from fedsim.population.vocabulary import HashedVocabulary
+from fedsim.privacy import Automatic, ExampleLevel, NoiseDecay, PerLayer
+from fedsim.privacy.micro_batches import MicroBatches
+from fedsim.privacy.release import AdaptiveClipping
 from fedsim.rng import stream
-from fedsim.training import SGD, AdamW, LocalTrainer, procedures
+from fedsim.training import SGD, AdamW, LocalTrainer, private_procedures, procedures
 from fedsim.training.batches import shuffled, steps_of, tensors
+from fedsim.training.poisson import poisson
 
 LABELS = Inventory(("on", "off", "ask"), ("room", "time"))
 WORDS = HashedVocabulary(buckets=300, pieces=2)
@@ -293,3 +298,86 @@ def test_evaluation_is_on_a_devices_own_test_utterances():
     assert score.intent_accuracy == pytest.approx(np.mean(right))
     assert score.loss == pytest.approx(np.mean([float(s.losses[0]) for s in said]), rel=1e-5)
     assert trainer().evaluate(parameters_of(BILSTM), device=1) is None
+
+
+def private_trainer(batch_size=4, population=PEOPLE, learning_rate=0.5, **privacy):
+    level = ExampleLevel(**{"noise_multiplier": 1.0, "delta": 1e-5} | privacy)
+    made = private_procedures(level, BILSTM, learning_rate, batch_size)
+    return trainer(population, procedure=made, batch_size=batch_size, privacy=level)
+
+
+def test_without_noise_and_clipping_private_training_is_ordinary_training_on_poisson_batches():
+    """The oracle: SGD on the summed loss of the same coins over the same constant."""
+    sent = parameters_of(BILSTM)
+    held = PEOPLE.held(2, 0, 7)
+    rate, steps = 4 / len(held), 3
+    expected = {name: p.clone().requires_grad_() for name, p in sent.items()}
+    for drawn in poisson(len(held), rate, steps, stream(7, "batches", 5, 2)):
+        loss = BILSTM.losses(expected, tensors(held, drawn)).sum() / 4
+        gradients = torch.autograd.grad(loss, list(expected.values()))
+        with torch.no_grad():
+            for p, gradient in zip(expected.values(), gradients, strict=True):
+                p -= 0.5 * gradient
+    quiet = private_trainer(noise_multiplier=0.0, clip_norm=np.inf)
+    got = quiet.train(sent, device=2, period=0, round=5)
+    assert_same({n: p.detach() for n, p in expected.items()}, got.parameters, 1e-5)
+
+
+def test_a_device_with_fewer_examples_than_a_batch_sees_all_of_them_at_every_step():
+    result = private_trainer(batch_size=16).train(
+        parameters_of(BILSTM), device=0, period=0, round=1
+    )
+    assert (result.examples, result.seen) == (7, 7.0)
+
+
+def test_a_device_that_holds_nothing_replies_with_noise_of_the_stated_size():
+    sent = parameters_of(BILSTM)
+    result = private_trainer(population=people(2)).train(sent, device=1, period=1, round=1)
+    assert (result.examples, result.seen, result.loss) == (0, 0.0, 0.0)
+    moved = torch.cat([(result.parameters[n] - p).flatten() for n, p in sent.items()])
+    # Learning rate over batch size; more than five standard errors of the deviation.
+    expected = 0.5 / 4
+    assert abs(float(moved.std()) / expected - 1) < 5 / (2 * len(moved)) ** 0.5
+
+
+def test_noise_is_a_function_of_seed_round_and_device_unless_it_is_secure():
+    sent = parameters_of(BILSTM)
+
+    def reply(round=3, **privacy):
+        return private_trainer(**privacy).train(sent, device=2, period=0, round=round).parameters
+
+    assert same(reply(), reply())
+    assert not same(reply(), reply(round=4))
+    assert not same(reply(secure_noise=True), reply(secure_noise=True))
+
+
+@pytest.mark.parametrize(
+    ("privacy", "same_as"),
+    [
+        ({"decay": NoiseDecay(factor=0.5)}, None),
+        ({"adaptive": AdaptiveClipping()}, None),
+        ({"clipping": Automatic()}, None),
+        ({"clipping": MicroBatches(size=2)}, None),
+        ({"clipping": PerLayer.by_size(parameters_of(BILSTM))}, None),
+        ({"decay": NoiseDecay(factor=0.5, every=100)}, {}),
+        ({"clipping": PerLayer(scales={"": 1.0})}, {}),
+    ],
+)
+def test_the_trainer_clips_and_noises_as_the_privacy_says(privacy, same_as):
+    """Each way differs from the plain one, unless it says the same in other words."""
+
+    def reply(**privacy):
+        small = private_trainer(clip_norm=0.1, **privacy)
+        return small.train(parameters_of(BILSTM), device=2, period=0, round=3).parameters
+
+    plain, got = reply(), reply(**privacy)
+    assert same(reply(**privacy), got)
+    if same_as is None:
+        assert not same(got, plain)
+    else:
+        assert_same(plain, got, 1e-6)
+
+
+def test_clip_bits_without_enough_noise_are_refused_before_a_device_trains():
+    with pytest.raises(ConfigError, match="bit"):
+        private_trainer(adaptive=AdaptiveClipping(bit_noise=0.4))

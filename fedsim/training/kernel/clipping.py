@@ -12,11 +12,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fedsim.errors import require
 from fedsim.models.joint import Batch, Parameters
-from fedsim.models.tape import Use, tape
+from fedsim.models.tape import tape
 from fedsim.privacy.clipping import Flat
-from fedsim.training.kernel.rules import RULES
+from fedsim.training.kernel.stages import (
+    add,
+    matched,
+    measure,
+    norms_of,
+    squares_of,
+    surely,
+    wide,
+)
 from fedsim.training.procedures import Losses
 
 Factors = Callable[[Tensor, Sequence[Sequence[str]], float | Tensor], Tensor]
@@ -89,64 +96,17 @@ def clipped_gradient(
     own = {name: p.detach() for name, p in parameters.items()}
     with torch.enable_grad(), tape() as uses:
         each = losses(own, batch)
-    totals = _matched(uses, own, into)
+    names = matched(uses, own)
+    total = into if into is not None else {n: torch.zeros_like(wide(p)) for n, p in own.items()}
     outputs = [use.output for use in uses]
     slopes = torch.autograd.grad(each.sum(), outputs, materialize_grads=True)
     with torch.no_grad():
         each = each.detach()
-        measured = [
-            RULES[use.kind].measure(use, _wide(use.inputs.detach()), _wide(g))
-            for use, g in zip(uses, slopes, strict=True)
-        ]
-        squares = torch.stack([m.squares for m in measured])
-        norms = squares.sum(0).clamp_(min=0).sqrt_()
+        measured = measure(uses, slopes)
+        squares = squares_of(measured)
+        norms = norms_of(squares)
         finite = norms.isfinite() & each.isfinite()
-        scales = torch.where(finite, factors(squares, totals.names, clip_norm), 0.0)
-        scales *= batch["weight"]
-        surely = _surely(finite)
-        layers = zip(uses, measured, totals.uses, scales.expand_as(squares), strict=True)
-        for use, m, tensors, scale in layers:
-            # Of an example that counts as zero, 0 x inf would be NaN.
-            values = m.values if surely else tuple(torch.nan_to_num(v, 0, 0, 0) for v in m.values)
-            RULES[use.kind].add(use, values, scale, tensors)
-    return Clipped(totals.gradients, norms, scales.amin(0), each)
-
-
-class _Totals(NamedTuple):
-    gradients: Parameters
-    uses: list[list[Tensor]]
-    names: list[list[str]]
-
-
-def _matched(uses: list[Use], parameters: Parameters, into: Parameters | None) -> _Totals:
-    """The tensors each use adds to; refuses what the rules would get wrong."""
-    names = {id(p): name for name, p in parameters.items()}
-    used = [[names.get(id(p)) for p in use.parameters] for use in uses]
-    counts = dict.fromkeys(parameters, 0)
-    for name in (name for each in used for name in each if name is not None):
-        counts[name] += 1
-    for name, count in counts.items():
-        require(
-            count == 1,
-            f"parameter {name} is used by {count} layers that the clipping kernel knows, and its "
-            "gradient is exact for one alone; build the model from the layer functions of "
-            "fedsim.models, one parameter each",
-        )
-    gradients = into if into is not None else {n: _zeros(p) for n, p in parameters.items()}
-    layers = [[name for name in each if name] for each in used]
-    return _Totals(gradients, [[gradients[name] for name in each] for each in layers], layers)
-
-
-def _surely(finite: Tensor) -> bool:
-    """Whether all examples are known to be finite; an accelerator is not waited for, so never."""
-    return finite.device.type == "cpu" and bool(finite.all())
-
-
-def _wide(values: Tensor) -> Tensor:
-    """Half precision is for the passes; norms and sums are taken in float32."""
-    half = values.dtype in (torch.bfloat16, torch.float16)
-    return values.float() if half else values
-
-
-def _zeros(parameter: Tensor) -> Tensor:
-    return torch.zeros_like(_wide(parameter))
+        scales = torch.where(finite, factors(squares, names, clip_norm), 0.0) * batch["weight"]
+        totals = [[total[name] for name in layer] for layer in names]
+        add(uses, measured, scales, totals, finite=surely(finite))
+    return Clipped(total, norms, scales.amin(0), each)

@@ -84,11 +84,11 @@ def test_ordinary_training_is_what_it_was():
 @pytest.mark.parametrize(
     ("module", "what"),
     [
-        (nn.LSTM(2, 2), "module 0 is a LSTM"),
+        (nn.LSTM(2, 2), "module 0 is a nn.LSTM"),
         (nn.BatchNorm1d(2), "module 0 is a BatchNorm1d"),
         (nn.BatchNorm1d(2, affine=False), "module 0 is a BatchNorm1d"),
-        (nn.Embedding(3, 2, padding_idx=0), "padding_idx of 0 is 0"),
-        (nn.LayerNorm((2, 2)), "0 is a LayerNorm of 2 axes"),
+        (nn.Embedding(3, 2, padding_idx=0), "module 0 is a Embedding with padding_idx 0"),
+        (nn.LayerNorm((2, 2)), "module 0 is a LayerNorm of 2 axes"),
         (nn.LayerNorm(2, elementwise_affine=False), "without a scale"),
     ],
 )

@@ -1,0 +1,149 @@
+"""Which drawn devices still take part under example-level privacy, and what has it cost each?
+
+Every device that is drawn is charged its local steps at once, whatever becomes of it afterwards.
+One that has been charged as often as it may take part refuses: it sees neither the model nor its
+own data, sends nothing, and is charged nothing more. Who else is drawn does not depend on that.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fedsim.describe import describe
+from fedsim.plan import FinishedRound
+from fedsim.population import Population
+from fedsim.privacy.example_ledger import ExampleLedger
+from fedsim.privacy.example_level import ExampleLevel, LocalSteps
+
+REFUSED = "refused"
+"""Stage of a device that was drawn and has taken part as often as it may."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ExamplePrivacy:
+    """Charges participations when they are drawn; as a probe, says what they have cost.
+
+    Attributes:
+      mechanism: with its noise and delta.
+      local: how devices go through their examples.
+      people: cut into the periods of the run.
+      ledger: every device's account.
+    """
+
+    mechanism: ExampleLevel
+    local: LocalSteps
+    people: Population
+    ledger: ExampleLedger
+
+    def charge(self, drawn: Iterable[int], period: int) -> set[int]:
+        """Charge the devices of a round, and say which of them refuse.
+
+        Args:
+          drawn: device ids.
+          period: from 0.
+        """
+        most = self.mechanism.max_participations
+        activity = self.people.activity(period)
+        refused = set()
+        for device in drawn:
+            if most is not None and self.ledger.participations(device) >= most:
+                refused.add(device)
+                continue
+            held = int(activity[device])
+            self.ledger.charge(device, self.mechanism.participation(held, self.local))
+        return refused
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """The mechanism as it runs, for start.json."""
+        return {"example": describe(self.mechanism)}
+
+    @property
+    def assumptions(self) -> list[str]:
+        """Under what the figures hold, and what is unusual about the devices."""
+        held = np.array([self.people.activity(p) for p in range(self.people.periods)])
+        found = [
+            f"example-level epsilons are at delta {self.ledger.delta:g}; neighbours differ in the "
+            "content of one example, and how many examples a device holds is treated as public",
+            "example_epsilon_max is the realised cost of the worst device, every drawn "
+            "participation charged in full, and holds before the server too",
+        ]
+        light = int(((held > 0) & (held < self.local.batch_size)).any(axis=0).sum())
+        if light:
+            found.append(
+                f"{light} devices hold fewer than {self.local.batch_size} examples in some period; "
+                "each of their steps sees all of them, with no amplification by sampling"
+            )
+        empty = int((held == 0).any(axis=0).sum())
+        if empty:
+            found.append(
+                f"{empty} devices hold nothing in some period; drawn there, they reply with noise"
+            )
+        if self.mechanism.secure_noise:
+            found.append(
+                "the devices' noise comes from the operating system; the run cannot be reproduced"
+            )
+        return found
+
+    def figures(self, finished: FinishedRound) -> dict[str, Any]:
+        """What examples have paid so far, and how many devices refused this round."""
+        refused = sum(failure.stage == REFUSED for failure in finished.failures)
+        return {
+            "delta": self.ledger.delta,
+            **self.ledger.figures(),
+            "privacy/example_noise_multiplier": self.mechanism.noise_multiplier,
+            "privacy/example_clip_norm": self.mechanism.clip_norm,
+            "privacy/refused": refused,
+        }
+
+    def __call__(self, finished: FinishedRound) -> dict[str, Any]:
+        """As a probe of a run whose devices as such are not protected."""
+        infinite = float("inf")
+        return {
+            "privacy_unit": "example",
+            "epsilon_max": infinite,
+            "epsilon_median": infinite,
+            "epsilon_participation_max": infinite,
+            "epsilon_server_max": infinite,
+            **self.figures(finished),
+        }
+
+    def files(self) -> dict[str, dict[str, np.ndarray]]:
+        """ledger.npz: a bound on the epsilon of every device, and how often it took part."""
+        taken = [self.ledger.participations(device) for device in range(self.ledger.devices)]
+        return {
+            "ledger": {
+                "example_epsilon_bound": self.ledger.bounds(),
+                "participations": np.array(taken),
+                "delta": np.array(self.ledger.delta),
+            }
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """The ledger's."""
+        return self.ledger.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved ledger."""
+        self.ledger.load_state_dict(state)
+
+
+def example_privacy(trainer: Any, people: Population) -> ExamplePrivacy | None:
+    """The account of a trainer's example-level privacy, or None without any.
+
+    Args:
+      trainer: a `fedsim.training.LocalTrainer`, or whatever else trains devices.
+      people: cut into the periods of the run.
+    """
+    mechanism: ExampleLevel | None = getattr(trainer, "privacy", None)
+    if mechanism is None:
+        return None
+    assert mechanism.delta is not None
+    return ExamplePrivacy(
+        mechanism=mechanism,
+        local=trainer.local,
+        people=people,
+        ledger=ExampleLedger(people.devices, mechanism.delta),
+    )

@@ -1,0 +1,175 @@
+"""Has every example a gradient of its own in this model, and does the kernel get it right?
+
+`faults` reads a torch module, layer by layer, before anything runs. `require_exact` runs a model
+twice on a small batch: without clipping the kernel's sum must be the ordinary gradient of the
+summed loss, and who else is in the batch must not change an example's gradient.
+`require_exact_tagger` brings the batch. All of it takes milliseconds on small models.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fedsim.errors import require
+from fedsim.models.joint import Batch, JointTagger, Parameters
+from fedsim.models.modules import why_unknown
+from fedsim.models.tape import Use, tape
+from fedsim.training.kernel import clipped_gradient
+from fedsim.training.procedures import Losses
+
+
+def faults(model: nn.Module) -> list[str]:
+    """Every layer of a torch module that the clipping kernel would get wrong, and the remedy.
+
+    Example:
+      >>> for fault in faults(nn.Sequential(nn.Linear(2, 2), nn.Conv1d(2, 2, 1))):
+      ...     print(fault.partition(",")[0])
+      module 1 is a Conv1d
+    """
+    mixing = mixing_faults(model)
+    unknown = (_named(name, why_unknown(module)) for name, module in model.named_modules())
+    return [*mixing, *(each for each in unknown if each and each not in mixing)]
+
+
+def mixing_faults(model: nn.Module) -> list[str]:
+    """The layers among them whose gradients no method gets right, and the remedy."""
+    modules = dict(model.named_modules())
+    found = [
+        _named(name, why_unknown(module))
+        for name, module in modules.items()
+        if isinstance(module, _BatchNorm) or type(module) is nn.LSTM
+    ]
+    owners: dict[int, list[str]] = {}
+    for name, p in model.named_parameters(remove_duplicate=False):
+        owners.setdefault(id(p), []).append(name)
+    tied = [
+        f"parameters {' and '.join(names)} are one tensor, whose gradient norm is not that of its "
+        "uses added up; give each layer a parameter of its own"
+        for names in map(_innermost, owners.values())
+        if len(names) > 1
+    ]
+    return [*(each for each in found if each), *tied]
+
+
+def require_exact(losses: Losses, parameters: Parameters, batch: Batch) -> None:
+    """Refuse a model whose per-example gradients the kernel would get wrong.
+
+    Args:
+      losses: per-example losses, (examples,); the same at every call.
+      parameters: where gradients are taken, away from special points such as all zero.
+      batch: at least two examples, first axis examples, as `losses` wants it; with `weight` ones.
+
+    Raises:
+      ConfigError: a parameter is used by no layer the kernel knows, or twice; a layer does not see
+        every example; the loss or a layer mixes examples; the sums disagree. It names the first.
+
+    Example:
+      >>> from fedsim.models import BiLSTMTagger
+      >>> model = BiLSTMTagger(rows=9, intents=2, slot_labels=3, embedding=4, hidden=2)
+      >>> require_exact_tagger(model)
+    """
+    parameters = {name: p.detach() for name, p in parameters.items()}
+    clipped = clipped_gradient(losses, parameters, batch, torch.inf)
+    _require_apart(losses, parameters, batch)
+    wanted = _summed_gradient(losses, parameters, batch)
+    for name, gradient in wanted.items():
+        require(
+            _near(clipped.gradients[name], gradient),
+            f"the gradient of parameter {name} is not the sum of what its layer notes; use it in "
+            "that layer alone, and nowhere in the model beside it",
+        )
+
+
+def require_exact_tagger(model: JointTagger) -> None:
+    """`require_exact` at random parameters, on three sentences, of a tagger of any sizes."""
+    draw = torch.Generator().manual_seed(0)
+    parameters = {
+        name: 0.3 * torch.randn(p.shape, generator=draw, dtype=torch.float64)
+        for name, p in model.named_parameters()
+    }
+    lengths = torch.tensor([4, 3, 1])
+    inside = torch.arange(4) < lengths.unsqueeze(1)
+    rows, intents, labels = (len(p) for p in (model.embedding, model.intent_bias, model.slot_bias))
+    slots = torch.randint(0, labels, (3, 4), generator=draw)
+    batch = {
+        "token_ids": torch.randint(0, rows, (3, 4, 2), generator=draw),
+        "lengths": lengths,
+        "intents": torch.randint(0, intents, (3,), generator=draw),
+        "slots": slots.masked_fill(~inside, -1),
+        "weight": torch.ones(3, dtype=torch.float64),
+    }
+    require_exact(model.losses, parameters, batch)
+
+
+def _innermost(names: list[str]) -> list[str]:
+    """Without the names that a module gives its children's parameters, as Opacus's LSTM does."""
+    owner = {name: name.rpartition(".")[0] for name in names}
+    return [n for n in names if not any(_within(owner[other], owner[n]) for other in names)]
+
+
+def _within(inner: str, outer: str) -> bool:
+    return inner != outer and (not outer or inner.startswith(f"{outer}."))
+
+
+def _named(name: str, reason: str | None) -> str | None:
+    return reason and f"module {name or 'model'} is {reason}"
+
+
+def _require_apart(losses: Losses, parameters: Parameters, batch: Batch) -> None:
+    """The first example must have the same inputs and gradients whoever else is in the batch."""
+    examples = len(batch["weight"])
+    rows = torch.arange(examples)
+    # The last example once more: who is in the batch changes, and so does how many they are.
+    crowd = torch.cat([rows, rows[-1:]])
+    runs = [_first(losses, parameters, _taken(batch, own)) for own in (rows, crowd)]
+    (uses, alone), (others, beside) = runs
+    names = {id(p): name for name, p in parameters.items()}
+    for one, other in zip(uses, others, strict=True):
+        where = names.get(id(one.parameters[0]), "?")
+        require(
+            _near(_of_first(one, one.inputs), _of_first(other, other.inputs)),
+            f"the input of the layer with parameter {where} changes with who else is in the batch; "
+            "replace what mixes examples before it (batch norm: use layer norm)",
+        )
+    for one, mine, yours in zip(uses, alone, beside, strict=True):
+        where = names.get(id(one.parameters[0]), "?")
+        require(
+            _near(mine, yours),
+            f"an example's gradient at the layer with parameter {where} changes with who else is "
+            "in the batch; give each example a loss of its own (a mean over its own words, not "
+            "over the batch)",
+        )
+
+
+def _first(losses: Losses, parameters: Parameters, batch: Batch) -> tuple[list[Use], list[Tensor]]:
+    """Uses, and the gradient of the first example's loss at their outputs, for that example."""
+    with torch.enable_grad(), tape() as uses:
+        loss = losses(parameters, batch)[0]
+    outputs = [use.output for use in uses]
+    slopes = torch.autograd.grad(loss, outputs, materialize_grads=True)
+    return uses, [_of_first(use, slope) for use, slope in zip(uses, slopes, strict=True)]
+
+
+def _of_first(use: Use, rows: Tensor) -> Tensor:
+    """(..., rows, features) -> (..., tokens, features) of the first example."""
+    return use.rows.by_example(rows.detach().double()).select(-3, 0)
+
+
+def _taken(batch: Batch, rows: Tensor) -> dict[str, Tensor]:
+    return {name: v[rows] if v.dim() else v for name, v in batch.items()}
+
+
+def _summed_gradient(losses: Losses, parameters: Parameters, batch: Batch) -> Parameters:
+    own = {name: p.clone().requires_grad_() for name, p in parameters.items()}
+    with torch.enable_grad():
+        total = losses(own, batch).sum()
+    gradients = torch.autograd.grad(total, list(own.values()), materialize_grads=True)
+    return dict(zip(own, gradients, strict=True))
+
+
+def _near(one: Tensor, other: Tensor) -> bool:
+    """Up to rounding in single precision; what is refused is wrong by far more."""
+    if one.shape != other.shape:
+        return False
+    away, size = (torch.linalg.vector_norm(v) for v in (one - other, other))
+    return bool(away <= 1e-3 * size + 1e-6)
