@@ -11,6 +11,7 @@ different units (device, example) or relations (zero-out, replace-one) cannot be
 
 from fedsim.privacy.accounting import delta_at, epsilon, renyi_bound
 from fedsim.privacy.calibration import device_level_noise, noise_multiplier_for
+from fedsim.privacy.clipping import Automatic, Flat, PerLayer
 from fedsim.privacy.device_ledger import DeviceLedger
 from fedsim.privacy.device_sum import DeviceSum
 from fedsim.privacy.events import (
@@ -25,17 +26,22 @@ from fedsim.privacy.events import (
 from fedsim.privacy.example_ledger import ExampleLedger
 from fedsim.privacy.example_level import ExampleLevel, LocalSteps
 from fedsim.privacy.filters import RenyiFilter
+from fedsim.privacy.noise_decay import NoiseDecay
 
 __all__ = [
     "MICRO_BATCHES",
+    "Automatic",
     "DeviceLedger",
     "DeviceSum",
     "Event",
     "ExampleLedger",
     "ExampleLevel",
+    "Flat",
     "Gaussian",
     "LocalSteps",
+    "NoiseDecay",
     "NonPrivate",
+    "PerLayer",
     "RenyiFilter",
     "delta_at",
     "device_level_noise",

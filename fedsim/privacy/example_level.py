@@ -11,16 +11,22 @@ sees who came. A drawn participation is charged in full, failures included, and 
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedsim.errors import ConfigError, require
 from fedsim.privacy.calibration import noise_multiplier_for
+from fedsim.privacy.clipping import Clipping, Flat
 from fedsim.privacy.delta import delta_for
 from fedsim.privacy.events import Event, Gaussian
 from fedsim.privacy.groups import Groups
+from fedsim.privacy.noise_decay import NoiseDecay
 from fedsim.privacy.renyi import divergences, to_epsilon
+
+if TYPE_CHECKING:
+    from fedsim.privacy.release import AdaptiveClipping
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,13 +64,17 @@ class ExampleLevel:
     """DP-SGD on every device: each example is protected.
 
     Attributes:
-      clip_norm: bound C on an example's gradient, > 0; infinite only with automatic clipping.
+      clip_norm: C, what gradients are clipped to, > 0; infinite only without noise.
       delta: in (0, 1), and below 1 over the number of examples; None is 1e-5, or a tenth of 1 over
         the number of examples where that is smaller.
-      noise_multiplier: standard deviation of the noise in units of C, >= 0; or None with `epsilon`.
+      noise_multiplier: standard deviation of the first step's noise in units of C, >= 0; or None
+        with `epsilon`.
       epsilon: target instead of a noise multiplier, for `max_participations`.
       max_participations: after so many a device refuses, >= 1; or None for no bound.
-      sensitivity: of a step's sum in units of C (see `fedsim.privacy.events`).
+      clipping: what is clipped as one, and how, hence how far a record moves a step's sum.
+      adaptive: how the clip norm follows gradients, or None; clip bits are paid for by more noise
+        on the sum, so that a step costs the same.
+      decay: how the noise falls over the steps of a participation.
       secure_noise: take the noise from the operating system; no run is then like another.
 
     Example:
@@ -79,7 +89,9 @@ class ExampleLevel:
     noise_multiplier: float | None = None
     epsilon: float | None = None
     max_participations: int | None = None
-    sensitivity: float = 1.0
+    clipping: Clipping = field(default_factory=Flat)
+    adaptive: "AdaptiveClipping | None" = None
+    decay: NoiseDecay = field(default_factory=NoiseDecay)
     secure_noise: bool = False
 
     def __post_init__(self) -> None:
@@ -88,10 +100,6 @@ class ExampleLevel:
         require(
             self.delta is None or 0 < self.delta < 1,
             f"delta is {self.delta}; choose a probability between 0 and 1",
-        )
-        require(
-            0 < self.sensitivity < math.inf,
-            f"sensitivity is {self.sensitivity}; choose a finite number above 0",
         )
         require(
             (sigma is None) != (self.epsilon is None),
@@ -112,8 +120,13 @@ class ExampleLevel:
             "take part, since every participation costs",
         )
 
+    @property
+    def sensitivity(self) -> float:
+        """How far one record moves a step's sum, in units of C."""
+        return self.clipping.sensitivity
+
     def participation(self, examples: int, local: LocalSteps) -> list[Event]:
-        """The events of one participation of a device.
+        """The events of one participation of a device, one for every stretch of equal noise.
 
         Args:
           examples: n_i, what the device holds in the round.
@@ -123,8 +136,13 @@ class ExampleLevel:
             self.noise_multiplier is not None,
             f"epsilon is {self.epsilon}, but no noise is known yet; call calibrated() first",
         )
-        step = Gaussian(noise_multiplier=self.noise_multiplier or 0.0, sensitivity=self.sensitivity)
-        return [step.sampled(local.rate(examples)).times(local.steps(examples))]
+        sigma, rate = self.noise_multiplier or 0.0, local.rate(examples)
+        return [
+            Gaussian(
+                noise_multiplier=sigma * fall, rate=rate, steps=steps, sensitivity=self.sensitivity
+            )
+            for fall, steps in self.decay.stretches(local.steps(examples))
+        ]
 
     def resolved(self, examples: np.ndarray, units: int, local: LocalSteps) -> "ExampleLevel":
         """The same with its delta, and its noise where a target epsilon is given.
@@ -162,10 +180,15 @@ class ExampleLevel:
         kinds = np.unique(examples[examples > 0]).tolist()
         require(bool(kinds), "no device holds an example, so there is nothing to calibrate for")
         most = self.max_participations or 1
+        stretches = [list(self.decay.stretches(local.steps(n))) for n in kinds]
+        table = np.zeros((len(kinds), max(map(len, stretches)), 2))
+        table[..., 0] = 1.0
+        for row, found in zip(table, stretches, strict=True):
+            row[: len(found)] = found
         unit = Groups(
-            rates=np.array([[local.rate(n)] for n in kinds]),
-            noises=np.full((len(kinds), 1), 1 / self.sensitivity),
-            times=np.array([[most * local.steps(n)] for n in kinds]),
+            rates=np.broadcast_to([[local.rate(n)] for n in kinds], table.shape[:2]),
+            noises=table[..., 0] / self.sensitivity,
+            times=most * table[..., 1].astype(np.int64),
             members=np.ones(len(kinds), np.int64),
         )
 
@@ -176,8 +199,12 @@ class ExampleLevel:
 
         def worst_mixture(noise_multiplier: float) -> float:
             noise = noise_multiplier / self.sensitivity
-            spent = [most * local.steps(n) * divergences(local.rate(n), noise) for n in kinds]
-            return float(to_epsilon(np.max(spent, axis=0), delta))
+            spent = [
+                [most * steps * divergences(local.rate(n), noise * fall) for fall, steps in each]
+                for n, each in zip(kinds, stretches, strict=True)
+            ]
+            worst_of_each = np.max([np.sum(each, axis=0) for each in spent], axis=0)
+            return float(to_epsilon(worst_of_each, delta))
 
         sigma = noise_multiplier_for(self.epsilon, worst_mixture if _vary(examples) else worst)
         return replace(self, noise_multiplier=sigma, epsilon=None)

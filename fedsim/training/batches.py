@@ -21,7 +21,8 @@ def tensors(examples: Examples, indices: np.ndarray) -> dict[str, Tensor]:
 
     Returns:
       token_ids (B, T, pieces), lengths (B,), intents (B,), slots (B, T) with -1 at padding, weight
-      (B,) float32 (0 for null records), size () float32 (B: null records are counted).
+      (B,) float32 (0 for null records), record (B,) int64 (which of `examples` it is), size ()
+      float32 (B: null records are counted).
     """
     lengths = np.where(examples.null[indices], 1, examples.lengths[indices])
     longest_first = indices[np.argsort(-lengths, kind="stable")]
@@ -32,6 +33,7 @@ def tensors(examples: Examples, indices: np.ndarray) -> dict[str, Tensor]:
         "intents": torch.from_numpy(padded.intents),
         "slots": torch.from_numpy(padded.slots),
         "weight": torch.from_numpy((~padded.null).astype(np.float32)),
+        "record": torch.from_numpy(longest_first.astype(np.int64)),
         "size": torch.tensor(float(len(indices))),
     }
 

@@ -5,7 +5,7 @@ each clipped to one norm, are summed, Gaussian noise is added once a logical ste
 was drawn, and the sum is divided by the expected size, which is no secret.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from typing import ClassVar
 
@@ -15,7 +15,11 @@ from torch import Tensor
 
 from fedsim.errors import require
 from fedsim.models.joint import Batch, Parameters
+from fedsim.privacy.clipping import Clipping, Flat, Terms
 from fedsim.privacy.noise import secure
+from fedsim.privacy.noise_decay import NoiseDecay
+from fedsim.privacy.release import AdaptiveClipping
+from fedsim.training.clip_norm import SplitNoise, adapted, clip_bits, split_noise
 from fedsim.training.kernel import clipped_gradient
 from fedsim.training.procedures import Losses, State
 
@@ -25,18 +29,24 @@ class DPSGD:
     """Stochastic gradient descent on clipped, noised sums, with an optional proximal term.
 
     A step is one logical batch (`fedsim.training.poisson`), worked off in physical ones. It is
-    a Gaussian mechanism of sensitivity `clip_norm` (one example zeroed out) and standard deviation
-    `noise_multiplier` x `clip_norm`, provided that no weight of the batch exceeds 1.
+    a Gaussian mechanism of sensitivity `clip_norm` x `clipping.sensitivity` (one example zeroed
+    out) and standard deviation `noise_multiplier` x `clip_norm`, provided that no weight of the
+    batch exceeds 1; an adaptive clip norm keeps what the pair of sum and clip bits costs at that.
 
     Attributes:
       losses: per-example losses of the model.
       learning_rate: step size, > 0.
-      clip_norm: largest norm of one example's gradient, > 0; infinite only without noise.
+      clip_norm: C, largest norm of one example's gradient, > 0; infinite only without noise. Where
+        it adapts, the first one of every participation.
       noise_multiplier: standard deviation of the noise in clip norms, >= 0.
-      physical_size: examples worked on at once, >= 1; changes memory and time alone.
+      physical_size: examples worked on at once, >= 1; changes memory and time alone. No micro-batch
+        is split, and those of stacked devices are worked on all at once.
       proximal_mu: weight of (mu / 2) |w - w_received|^2, >= 0; added after clipping, it depends on
         no example.
-      secure_noise: take the noise from the operating system's generator.
+      clipping: what is clipped as one, and how.
+      adaptive: how the clip norm adapts, or None. A term is unclipped where its factor is 1.
+      decay: how the noise falls from step to step.
+      secure_noise: take the noise, that of clip bits too, from the operating system's generator.
     """
 
     losses: Losses
@@ -45,6 +55,9 @@ class DPSGD:
     noise_multiplier: float
     physical_size: int
     proximal_mu: float = 0.0
+    clipping: Clipping = field(default_factory=Flat)
+    adaptive: AdaptiveClipping | None = None
+    decay: NoiseDecay = field(default_factory=NoiseDecay)
     secure_noise: bool = False
 
     leaves_unused_rows: ClassVar[bool] = False
@@ -54,80 +67,130 @@ class DPSGD:
         clip, noise = self.clip_norm, self.noise_multiplier
         require(clip > 0, f"clip_norm is {clip}; choose a number above 0, such as 1")
         require(noise >= 0, f"noise_multiplier is {noise}; choose 0 (no privacy) or more")
+        plain = self.clipping == Flat() and self.adaptive is None
         require(
-            isfinite(noise) and (isfinite(clip) or noise == 0),
+            isfinite(noise) and (isfinite(clip) or (noise == 0 and plain)),
             f"noise_multiplier is {noise} with clip_norm {clip}, which is infinite noise; "
             "choose a finite clip_norm and a finite noise_multiplier",
         )
         require(self.physical_size >= 1, f"physical_size is {self.physical_size}; choose 1 or more")
+        if self.adaptive:
+            split_noise(self.adaptive, noise, self.clipping.bound, torch.ones(()))
 
     def start(self, parameters: Parameters, stream: np.random.Generator | None = None) -> State:
-        """A copy of the parameters, the noise generator's state, and the anchor where there is one.
+        """A copy of the parameters, what noise and clipping remember, and the anchor if any.
 
         Raises:
-          ConfigError: there is noise to draw, and no stream to draw it from.
+          ConfigError: there is noise or a grouping to draw, and no stream to draw it from.
         """
         zero = torch.zeros(())
         state: State = {
             "parameters": {name: p.detach().clone() for name, p in parameters.items()},
             "loss": zero,
             "seen": zero,
+            "step": zero,
         }
         if self.proximal_mu:
             state["anchor"] = {name: p.detach() for name, p in parameters.items()}
-        if self.noise_multiplier and not self.secure_noise:
+        where = next(iter(parameters.values())).device
+        if self.adaptive:
+            state["clip_norm"] = torch.tensor(self.clip_norm, device=where)
+        if self._seeded or self.clipping.whole:
             require(
                 stream is not None,
                 "DPSGD.start was given no stream to draw its noise from; "
                 "pass fedsim.rng.stream(seed, purpose, round, device)",
             )
             assert stream is not None
-            generator = torch.Generator(next(iter(parameters.values())).device)
-            generator.manual_seed(int(stream.integers(2**63)))
-            state["noise"] = generator.get_state()
+            if self._seeded:
+                generator = torch.Generator(where)
+                generator.manual_seed(int(stream.integers(2**63)))
+                state["noise"] = generator.get_state()
+            if self.clipping.whole:
+                state["key"] = torch.tensor(int(stream.integers(2**63)), device=where)
         return state
 
     def step(self, state: State, batch: Batch) -> State:
         """One logical step: all physical batches, then noise once, then the update."""
         parameters = state["parameters"]
+        expected = self.clipping.expected(batch["size"])
+        noise = self._split(state, expected)
+        clip_norm = state.get("clip_norm", self.clip_norm)
         # The sum starts from the noise: a table of thousands of rows is written once, and the few
         # rows of the batch's words are added to it.
-        total = self._noise(state)
-        for part in _physical(batch, self.physical_size):
-            clipped = clipped_gradient(self.losses, parameters, part, self.clip_norm, into=total)
-            counted = part["weight"] * (clipped.factors > 0)
+        total, bits = self._noise(state, noise, expected)
+        for terms in self._terms(batch, state.get("key")):
+            clipped = clipped_gradient(
+                terms.losses,
+                parameters,
+                terms.batch,
+                clip_norm.unsqueeze(-1) if self.adaptive else clip_norm,
+                into=total,
+                factors=self.clipping.factors,
+            )
+            counted = terms.counts * (clipped.factors > 0)
             met = torch.where(counted > 0, clipped.losses * counted, 0.0)
             state["loss"] = state["loss"] + met.sum(-1)
             state["seen"] = state["seen"] + counted.sum(-1)
-        rate = -self.learning_rate / batch["size"]
+            if self.adaptive:
+                bits = bits + clip_bits(clipped.factors, terms.batch["weight"])
+        rate = -self.learning_rate / expected
         for name, p in parameters.items():
-            change = total[name].mul_(rate.view(*rate.shape, *[1] * (p.dim() - rate.dim())))
+            change = total[name].mul_(_over(rate, p))
             if self.proximal_mu:
                 away = p - state["anchor"][name]
                 change.add_(away, alpha=-self.learning_rate * self.proximal_mu)
             p.add_(change)
+        if self.adaptive:
+            state["clip_norm"] = adapted(clip_norm, bits, expected, self.adaptive)
+        if self.clipping.whole:
+            # Past all records' places, so that no two steps hash the same number.
+            state["key"] = state["key"] + (1 << 32)
+        state["step"] = state["step"] + 1
         return state
 
     def finish(self, state: State) -> Parameters:
         """The trained parameters."""
         return dict(state["parameters"])
 
-    def _noise(self, state: State) -> Parameters:
-        """Fresh noise for every parameter; zeros without noise."""
+    @property
+    def _seeded(self) -> bool:
+        """Whether there is noise, and it comes from the stream."""
+        return self.noise_multiplier > 0 and not self.secure_noise
+
+    def _split(self, state: State, expected: Tensor) -> SplitNoise:
+        """This step's noise on the sum and on the clip bits."""
+        sigma = self.noise_multiplier * self.decay.at(int(state["step"]))
+        if self.adaptive is None:
+            return SplitNoise(sigma, 0.0)
+        return split_noise(self.adaptive, sigma, self.clipping.bound, expected)
+
+    def _noise(
+        self, state: State, noise: SplitNoise, expected: Tensor
+    ) -> tuple[Parameters, Tensor]:
+        """Fresh noise for every parameter and for the bits; zeros without noise."""
         wide = {n: p.new_empty(p.shape, dtype=_sum_type(p)) for n, p in state["parameters"].items()}
+        bits = torch.zeros_like(expected)
         if not self.noise_multiplier:
-            return {name: p.zero_() for name, p in wide.items()}
-        deviation = self.noise_multiplier * self.clip_norm
-        if self.secure_noise:
-            for p in wide.values():
-                p.copy_(torch.from_numpy(deviation * secure(p.numel())).view(p.shape))
-            return wide
-        generator = torch.Generator(next(iter(wide.values())).device)
-        generator.set_state(state["noise"])
+            return {name: p.zero_() for name, p in wide.items()}, bits
+        generator = torch.Generator(expected.device) if self._seeded else None
+        if generator:
+            generator.set_state(state["noise"])
+        deviation = noise.sum * state.get("clip_norm", self.clip_norm)
         for p in wide.values():
-            p.normal_(0.0, deviation, generator=generator)
-        state["noise"] = generator.get_state()
-        return wide
+            _fill(p, deviation, generator)
+        if self.adaptive:
+            _fill(bits, noise.bits, generator)
+        if generator:
+            state["noise"] = generator.get_state()
+        return wide, bits
+
+    def _terms(self, batch: Batch, key: Tensor | None) -> list[Terms]:
+        """What is clipped as one, in parts of about the physical size."""
+        most = self.physical_size
+        whole = batch["weight"].shape[-1] > 0 and self.clipping.whole
+        parts = [batch] if whole else _physical(batch, most)
+        return [t for part in parts for t in self.clipping.terms(self.losses, part, key, most)]
 
 
 def _physical(batch: Batch, size: int) -> list[Batch]:
@@ -141,6 +204,23 @@ def _physical(batch: Batch, size: int) -> list[Batch]:
         }
         for start in range(0, examples, size)
     ]
+
+
+def _fill(into: Tensor, deviation: float | Tensor, generator: torch.Generator | None) -> None:
+    """Noise of one deviation, or of one for each device; without a generator, secure noise."""
+    if generator is None:
+        # Multiplied in float64: what is rounded to the sum's type is the noise itself.
+        drawn = torch.from_numpy(secure(into.numel())).view(into.shape)
+        into.copy_(drawn * _over(torch.as_tensor(deviation).cpu(), drawn))
+    elif isinstance(deviation, Tensor):
+        into.normal_(generator=generator).mul_(_over(deviation, into))
+    else:
+        into.normal_(0.0, deviation, generator=generator)
+
+
+def _over(each: Tensor, parameter: Tensor) -> Tensor:
+    """One number for each device, shaped to multiply a parameter."""
+    return each.view(each.shape + (1,) * (parameter.dim() - each.dim()))
 
 
 def _sum_type(parameter: Tensor) -> torch.dtype:

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -186,15 +186,22 @@ def private_procedures(
       model: whose losses are trained.
       learning_rate: of a step, > 0.
       batch_size: expected examples of a step.
+
+    Raises:
+      ConfigError: the noise is not known yet, or does not go with the clipping.
     """
     sigma = privacy.noise_multiplier
     require(sigma is not None, "no noise is known yet; call ExampleLevel.resolved() first")
-    return lambda proximal_mu: DPSGD(
+    # Built once here, so that what cannot be is refused before a device trains.
+    private = DPSGD(
         losses=model.losses,
         learning_rate=learning_rate,
         clip_norm=privacy.clip_norm,
         noise_multiplier=sigma or 0.0,
         physical_size=physical_size(batch_size),
-        proximal_mu=proximal_mu,
+        clipping=privacy.clipping,
+        adaptive=privacy.adaptive,
+        decay=privacy.decay,
         secure_noise=privacy.secure_noise,
     )
+    return lambda proximal_mu: replace(private, proximal_mu=proximal_mu)

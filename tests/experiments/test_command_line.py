@@ -338,7 +338,7 @@ class TestRefusals:
             (["experiment", "selektion"], "did you mean 'selection'?"),
             (["experiment"], "name is missing; choose one of selection, price-of-activity"),
             (["experiment", "selection", "--epsilon", "3"], "epsilon is 3.0, and experiment"),
-            (["bench", "ledger", "--workers", "2"], "a ledger trains nobody"),
+            (["bench", "ledger", "--workers", "2"], "bench ledger trains no devices"),
             (["experiment", "selection", "--by", "cloc"], "did you mean 'clock'?"),
         ],
     )

@@ -37,13 +37,31 @@ def test_the_pruned_maximum_is_the_maximum(seed):
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10**6))
-def test_a_rank_is_bounded_from_above_and_closely(seed):
+def test_a_rank_is_bounded_from_above_and_no_looser_than_by_the_renyi_bounds(seed):
+    """What is found is the cost of some device: the bounds only say which devices come first."""
     groups = some_groups(seed)
     every = np.array([groups.epsilon(g, DELTA) for g in range(len(groups.members))])
+    bounds = groups.bounds(DELTA)
     rank = int(groups.members.sum()) // 2 + 1
-    known = np.sort(np.repeat(every, groups.members))[rank - 1]
-    found = groups.ranked(groups.bounds(DELTA), DELTA, rank).epsilon
-    assert known * 0.999 <= found <= known * 1.2
+    known, bound = (np.sort(np.repeat(v, groups.members))[rank - 1] for v in (every, bounds))
+    found = groups.ranked(bounds, DELTA, rank)
+    assert found.exact and found.epsilon == every[found.group]
+    assert known * 0.999 <= found.epsilon <= bound
+
+
+def test_a_rank_is_exact_where_the_bounds_order_devices_as_their_costs_do():
+    count = 9
+    groups = Groups(
+        rates=np.linspace(0.01, 0.3, count)[:, None],
+        noises=np.ones((count, 1)),
+        times=np.full((count, 1), 20),
+        members=np.arange(1, count + 1),
+    )
+    bounds = groups.bounds(DELTA)
+    devices = np.repeat(np.arange(count), groups.members)
+    for rank in (1, 2, 17, 45):
+        found = groups.ranked(bounds, DELTA, rank)
+        assert found.epsilon == groups.epsilon(int(devices[rank - 1]), DELTA)
 
 
 def test_nearly_all_histories_are_left_unpriced(monkeypatch):

@@ -9,6 +9,9 @@ from scipy.stats import kstest
 
 from fedsim import ConfigError
 from fedsim.models import BiLSTMTagger
+from fedsim.privacy import Automatic, NoiseDecay, PerLayer
+from fedsim.privacy.micro_batches import MicroBatches
+from fedsim.privacy.release import AdaptiveClipping
 from fedsim.rng import stream
 from fedsim.training.dpsgd import DPSGD
 from fedsim.training.kernel import clipped_gradient
@@ -19,6 +22,18 @@ QUIET = DPSGD(
     losses=MODEL.losses, learning_rate=0.3, clip_norm=0.5, noise_multiplier=0.0, physical_size=8
 )
 NOISY = replace(QUIET, noise_multiplier=2.0)
+LAYERS = PerLayer(scales={"embedding": 0.6, "lstm": 0.5, "intent": 0.1, "slot": 0.2})
+VARIANTS = {
+    "automatic": {"clipping": Automatic()},
+    "per layer": {"clipping": LAYERS},
+    "micro-batches": {"clipping": MicroBatches(size=2)},
+    "as published": {
+        "clipping": MicroBatches(size=2, within=LAYERS),
+        "decay": NoiseDecay(factor=0.5, every=1),
+    },
+    "adaptive": {"adaptive": AdaptiveClipping()},
+}
+EVERY_VARIANT = pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS)
 
 
 def received(seed=0, dtype=torch.float64):
@@ -37,6 +52,7 @@ def batch_of(examples=5, seed=0, size=4.0, dtype=torch.float64):
         "intents": torch.randint(0, 3, (examples,), generator=draw),
         "slots": torch.randint(0, 4, (examples, 3), generator=draw),
         "weight": weight,
+        "record": torch.randperm(50, generator=draw)[:examples],
         "size": torch.tensor(size, dtype=dtype),
     }
 
@@ -145,10 +161,74 @@ def test_a_stack_of_devices_takes_the_steps_of_the_devices_one_by_one():
         torch.testing.assert_close(state["loss"][d], alone["loss"])
 
 
-def test_the_state_is_a_tree_of_tensors_and_the_received_is_left_alone():
+@EVERY_VARIANT
+def test_under_every_variant_a_stack_is_its_devices_and_a_stream_repeats_itself(settings):
+    """One stream draws for a stack as for one device; without noise nothing else may differ."""
+    quiet, noisy = replace(QUIET, **settings), replace(NOISY, **settings)
+    parameters, batches = [received(d) for d in range(3)], [batch_of(seed=d) for d in range(3)]
+    stack = {n: torch.stack([p[n] for p in parameters]) for n in parameters[0]}
+    batch = {n: torch.stack([b[n] for b in batches]) for n in batches[0]}
+    got, state = trained(quiet, stack, [batch, batch])
+    for d in range(3):
+        wanted, alone = trained(quiet, parameters[d], [batches[d]] * 2)
+        assert_close({n: p[d] for n, p in got.items()}, wanted)
+        torch.testing.assert_close(state["loss"][d], alone["loss"])
+        assert state["seen"][d] == alone["seen"] == 8
+    one, same, other = (trained(noisy, received(), batches, seed)[0] for seed in (0, 0, 1))
+    assert_close(one, same, 0.0)
+    assert not torch.allclose(one["embedding"], other["embedding"])
+
+
+@EVERY_VARIANT
+def test_under_every_variant_a_batch_of_nobody_is_noise_alone(settings):
+    nobody = batch_of(0, size=4.0)
+    got, state = trained(replace(NOISY, **settings), received(), [nobody, batch_of(), nobody])
+    assert all((got[n] != p).all() and p.isfinite().all() for n, p in received().items())
+    assert state["seen"] == 4
+    still, _ = trained(replace(QUIET, **settings), received(), [nobody])
+    assert_close(still, received())
+
+
+@pytest.mark.parametrize("examples", [5, 0])
+def test_falling_noise_has_the_stated_deviation_at_every_step(examples):
+    """Steps without examples: the noise is what changed; within 20 % (error rate 1e-6)."""
+    falling = replace(NOISY, decay=NoiseDecay(factor=0.5, every=2))
+    quiet = falling.start(received(), stream(3, "noise"))
+    found = []
+    for _ in range(6):
+        before = {n: p.clone() for n, p in quiet["parameters"].items()}
+        batch = batch_of(examples)
+        clean = clipped_gradient(MODEL.losses, before, batch, 0.5).gradients
+        quiet = falling.step(quiet, batch)
+        noise = [(p - before[n]) * 4.0 / -0.3 - clean[n] for n, p in quiet["parameters"].items()]
+        found.append(float(torch.cat([x.flatten() for x in noise]).std()))
+    assert found == pytest.approx([1.0, 1.0, 0.5, 0.5, 0.25, 0.25], rel=0.2)
+
+
+def test_micro_batches_are_averaged_over_as_many_as_are_expected():
+    """With one micro-batch a step and no clipping it is ordinary training on those who came."""
+    one = replace(QUIET, clip_norm=1e9, clipping=MicroBatches(size=4))
+    batch = batch_of(size=4.0)
+    got, _ = trained(one, received(), [batch])
+    wanted, _ = trained(SGD(losses=MODEL.losses, learning_rate=0.3), received(), [batch])
+    assert_close(got, wanted)
+
+
+def test_micro_batches_change_from_step_to_step():
+    state = replace(QUIET, clipping=MicroBatches(size=2)).start(received(), stream(0, "noise"))
+    keys = []
+    for _ in range(3):
+        keys.append(int(state["key"]))
+        state = replace(QUIET, clipping=MicroBatches(size=2)).step(state, batch_of())
+    assert len(set(keys)) == 3
+
+
+@EVERY_VARIANT
+def test_the_state_is_a_tree_of_tensors_and_the_received_is_left_alone(settings):
     parameters = received()
     before = {name: p.clone() for name, p in parameters.items()}
-    _, state = trained(replace(NOISY, proximal_mu=0.1), parameters, [batch_of()])
+    procedure = replace(NOISY, proximal_mu=0.1, **settings)
+    _, state = trained(procedure, parameters, [batch_of()])
     for value in state.values():
         for leaf in value.values() if isinstance(value, dict) else [value]:
             assert isinstance(leaf, torch.Tensor)
@@ -175,6 +255,8 @@ def test_an_example_that_is_not_finite_is_not_met():
         ({"noise_multiplier": 1.0, "clip_norm": torch.inf}, "infinite noise"),
         ({"noise_multiplier": torch.inf}, "infinite noise"),
         ({"physical_size": 0}, "physical_size is 0"),
+        ({"clip_norm": torch.inf, "clipping": Automatic()}, "choose a finite clip_norm"),
+        ({"clip_norm": torch.inf, "adaptive": AdaptiveClipping()}, "choose a finite clip_norm"),
     ],
 )
 def test_settings_without_meaning_are_refused(change, what):
@@ -182,6 +264,14 @@ def test_settings_without_meaning_are_refused(change, what):
         replace(QUIET, **change)
 
 
-def test_noise_without_a_stream_is_refused():
+@pytest.mark.parametrize(
+    "procedure",
+    [
+        NOISY,
+        replace(QUIET, clipping=MicroBatches(size=2)),
+        replace(NOISY, clipping=MicroBatches(size=2), secure_noise=True),
+    ],
+)
+def test_what_draws_is_refused_without_a_stream(procedure):
     with pytest.raises(ConfigError, match="no stream"):
-        NOISY.start(received())
+        procedure.start(received())

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from fedsim.errors import ConfigError
 from fedsim.models import BiLSTMTagger, TransformerTagger
 from fedsim.population import Population
 from fedsim.population.arrays import ArraySource
@@ -11,7 +12,9 @@ from fedsim.population.examples import Utterance
 from fedsim.population.labels import Inventory
 from fedsim.population.periods import Keep
 from fedsim.population.vocabulary import HashedVocabulary
-from fedsim.privacy import ExampleLevel
+from fedsim.privacy import Automatic, ExampleLevel, NoiseDecay, PerLayer
+from fedsim.privacy.micro_batches import MicroBatches
+from fedsim.privacy.release import AdaptiveClipping
 from fedsim.rng import stream
 from fedsim.training import SGD, AdamW, LocalTrainer, private_procedures, procedures
 from fedsim.training.batches import shuffled, steps_of, tensors
@@ -346,3 +349,35 @@ def test_noise_is_a_function_of_seed_round_and_device_unless_it_is_secure():
     assert same(reply(), reply())
     assert not same(reply(), reply(round=4))
     assert not same(reply(secure_noise=True), reply(secure_noise=True))
+
+
+@pytest.mark.parametrize(
+    ("privacy", "same_as"),
+    [
+        ({"decay": NoiseDecay(factor=0.5)}, None),
+        ({"adaptive": AdaptiveClipping()}, None),
+        ({"clipping": Automatic()}, None),
+        ({"clipping": MicroBatches(size=2)}, None),
+        ({"clipping": PerLayer.by_size(parameters_of(BILSTM))}, None),
+        ({"decay": NoiseDecay(factor=0.5, every=100)}, {}),
+        ({"clipping": PerLayer(scales={"": 1.0})}, {}),
+    ],
+)
+def test_the_trainer_clips_and_noises_as_the_privacy_says(privacy, same_as):
+    """Each way differs from the plain one, unless it says the same in other words."""
+
+    def reply(**privacy):
+        small = private_trainer(clip_norm=0.1, **privacy)
+        return small.train(parameters_of(BILSTM), device=2, period=0, round=3).parameters
+
+    plain, got = reply(), reply(**privacy)
+    assert same(reply(**privacy), got)
+    if same_as is None:
+        assert not same(got, plain)
+    else:
+        assert_same(plain, got, 1e-6)
+
+
+def test_clip_bits_without_enough_noise_are_refused_before_a_device_trains():
+    with pytest.raises(ConfigError, match="bit"):
+        private_trainer(adaptive=AdaptiveClipping(bit_noise=0.4))

@@ -6,6 +6,7 @@ ordinary products of ordinary training, with the output gradients of each exampl
 factor. No example's gradient is ever stored, and nothing waits for the device to answer.
 """
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,16 +14,23 @@ from torch import Tensor
 
 from fedsim.models.joint import Batch, Parameters
 from fedsim.models.tape import tape
+from fedsim.privacy.clipping import Flat
 from fedsim.training.kernel.stages import (
     add,
-    clip_factors,
     matched,
     measure,
     norms_of,
+    squares_of,
     surely,
     wide,
 )
 from fedsim.training.procedures import Losses
+
+Factors = Callable[[Tensor, Sequence[Sequence[str]], float | Tensor], Tensor]
+"""What gradients are multiplied by, from their norms: see `fedsim.privacy.clipping`."""
+
+FLAT: Factors = Flat().factors
+"""min(1, clip norm / norm over all layers)."""
 
 
 class Clipped(NamedTuple):
@@ -32,9 +40,10 @@ class Clipped(NamedTuple):
     released.
 
     Attributes:
-      gradients: sum of weight x min(1, clip norm / norm) x gradient; float32 at least.
+      gradients: sum of weight x factor x gradient; float32 at least.
       norms: (..., examples) gradient norms over all parameters; of padding too.
-      factors: (..., examples) what each gradient was multiplied by; 0 where it is not finite.
+      factors: (..., examples) weight x factor, the smallest of its layers; 0 where the gradient is
+        not finite.
       losses: (..., examples).
     """
 
@@ -48,9 +57,10 @@ def clipped_gradient(
     losses: Losses,
     parameters: Parameters,
     batch: Batch,
-    clip_norm: float,
+    clip_norm: float | Tensor,
     *,
     into: Parameters | None = None,
+    factors: Factors = FLAT,
 ) -> Clipped:
     """Sum of the per-example gradients of a batch, each clipped to `clip_norm`.
 
@@ -59,8 +69,10 @@ def clipped_gradient(
       parameters: where gradients are taken; all or none with a leading device axis.
       batch: examples; `weight` (..., examples) multiplies the clipped gradients. An example whose
         loss or gradient is not finite counts as zero.
-      clip_norm: largest norm of one example's gradient over all parameters, > 0; may be infinite.
+      clip_norm: largest norm of one example's gradient over all parameters, > 0; may be infinite,
+        or (..., 1), of each device.
       into: tensors the sum is added to, in place, such as noise or the sum so far; zeros if None.
+      factors: what gradients are multiplied by; min(1, clip_norm / norm) unless given.
 
     Raises:
       ConfigError: a parameter is used by no layer the kernel knows, or by more than one.
@@ -91,9 +103,10 @@ def clipped_gradient(
     with torch.no_grad():
         each = each.detach()
         measured = measure(uses, slopes)
-        norms = norms_of(measured)
+        squares = squares_of(measured)
+        norms = norms_of(squares)
         finite = norms.isfinite() & each.isfinite()
-        factors = torch.where(finite, clip_factors(norms, clip_norm), 0.0) * batch["weight"]
+        scales = torch.where(finite, factors(squares, names, clip_norm), 0.0) * batch["weight"]
         totals = [[total[name] for name in layer] for layer in names]
-        add(uses, measured, factors, totals, finite=surely(finite))
-    return Clipped(total, norms, factors, each)
+        add(uses, measured, scales, totals, finite=surely(finite))
+    return Clipped(total, norms, scales.amin(0), each)

@@ -2,12 +2,14 @@
 
     names = matched(uses, parameters)        # each layer's own; refuses what is wrong
     measured = measure(uses, slopes)         # what each layer has to say about each example
-    norms = norms_of(measured)               # (..., examples)
-    factors = clip_factors(norms, clip_norm) # what each example's gradient is multiplied by
+    squares = squares_of(measured)           # (layers, ..., examples)
+    factors = ...                            # what gradients are multiplied by, layer by layer
     add(uses, measured, factors, totals)     # the sum, added to what is there
 
-`slopes` are the gradients of the summed loss at the layers' outputs. The stages are apart because
-others bring their own first or last: losses of their own, or norms of layers that are not here.
+`slopes` are the gradients of the summed loss at the layers' outputs. Factors come from a way of
+clipping (`fedsim.privacy.clipping`), or from `clip_factors` where there is one norm for all layers.
+The stages are apart because others bring their own first or last: losses of their own, or norms of
+layers that are not here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -63,9 +65,14 @@ def measure(uses: Sequence[Use], slopes: Sequence[Tensor]) -> list[Measured]:
     return measured
 
 
-def norms_of(measured: Sequence[Measured]) -> Tensor:
-    """(..., examples) gradient norms over all layers."""
-    return torch.stack([m.squares for m in measured]).sum(0).clamp_(min=0).sqrt_()
+def squares_of(measured: Sequence[Measured]) -> Tensor:
+    """(layers, ..., examples) squared gradient norms."""
+    return torch.stack([m.squares for m in measured])
+
+
+def norms_of(squares: Tensor) -> Tensor:
+    """Gradient norms over all layers: (layers, ..., examples) -> (..., examples)."""
+    return squares.sum(0).clamp_(min=0).sqrt_()
 
 
 def clip_factors(norms: Tensor, clip_norm: float) -> Tensor:
@@ -91,14 +98,16 @@ def add(
     Args:
       uses: the layers.
       measured: what `measure` said of them.
-      factors: (..., examples), 0 where an example's gradient is not finite.
+      factors: (layers, ..., examples), or (1, ..., examples) where all layers share one; 0 where
+        an example's gradient is not finite.
       totals: tensors like the parameters of each use.
       finite: whether all examples are known to be finite.
     """
-    for use, m, tensors in zip(uses, measured, totals, strict=True):
+    each = factors.expand(len(uses), *factors.shape[1:])
+    for use, m, factor, tensors in zip(uses, measured, each, totals, strict=True):
         # Of an example that counts as zero, 0 x inf would be NaN.
         values = m.values if finite else tuple(torch.nan_to_num(v, 0, 0, 0) for v in m.values)
-        RULES[use.kind].add(use, values, factors, tensors)
+        RULES[use.kind].add(use, values, factor, tensors)
 
 
 def surely(finite: Tensor) -> bool:

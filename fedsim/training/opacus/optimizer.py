@@ -13,7 +13,7 @@ from opacus.optimizers.optimizer import _check_processed_flag, _mark_as_processe
 from torch import Tensor
 
 from fedsim.errors import require
-from fedsim.training.kernel.stages import add, clip_factors, measure, surely
+from fedsim.training.kernel.stages import add, clip_factors, measure, squares_of, surely
 from fedsim.training.opacus.module import Pass
 
 
@@ -70,7 +70,7 @@ def _add_pass(one: Pass, others: dict[Tensor, Tensor], clip_norm: float) -> None
             "add it, or freeze it before make_private",
         )
     measured = measure(one.uses, one.slopes)
-    squares = torch.stack([m.squares for m in measured]).sum(0).clamp_(min=0)
+    squares = squares_of(measured).sum(0).clamp_(min=0)
     scale = squares.shape[-1] if one.mean else 1
     squares = scale**2 * squares
     for each in others.values():
@@ -78,7 +78,7 @@ def _add_pass(one: Pass, others: dict[Tensor, Tensor], clip_norm: float) -> None
     norms = squares.sqrt()
     factors, finite = clip_factors(norms, clip_norm), surely(norms.isfinite())
     totals = [[p.summed_grad for p in layer] for layer in one.parameters]  # type: ignore[attr-defined]
-    add(one.uses, measured, scale * factors, totals, finite=finite)
+    add(one.uses, measured, (scale * factors).unsqueeze(0), totals, finite=finite)
     for p, each in others.items():
         known = each if finite else torch.nan_to_num(each, 0, 0, 0)
         p.summed_grad.add_(torch.tensordot(factors, known, 1))  # type: ignore[attr-defined]
