@@ -1,6 +1,7 @@
 """Tables of runs as they are: the measured rounds of one, the final figures of several."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -14,10 +15,17 @@ _FIGURES = (
     Column("slot_f1", "slot F1", "share"),
     Column("exact_match", "exact match", "share"),
 )
+_CLAIMS = (
+    Column("epsilon_max", "eps worst", "number"),
+    Column("epsilon_median", "eps median", "number"),
+    Column("example_epsilon_max", "example eps worst", "number"),
+)
+"""What privacy had cost, of devices and of examples; shown where anything is claimed."""
 
 
 def rounds_table(run: Run) -> Table:
     """The measured rounds of one run; devices that failed are added up since the first round."""
+    claims = _claimed(run.rounds)
     measured = [line for line in run.rounds if line["intent_accuracy"] is not None]
     failed = dict(zip(work(run, "rounds"), np.cumsum(_failures(run)), strict=True))
     lossy = [Column("failed", "failed so far", "count")] if any(_failures(run)) else []
@@ -30,6 +38,7 @@ def rounds_table(run: Run) -> Table:
             "failed": failed[line["round"]],
             "train_loss": "" if line["train_loss"] is None else f"{line['train_loss']:.3f}",
             **{c.key: _one(line[c.key]) for c in _FIGURES},
+            **{c.key: line.get(c.key) for c in claims},
         }
         for line in measured
     ]
@@ -42,6 +51,7 @@ def rounds_table(run: Run) -> Table:
             *lossy,
             Column("train_loss", "training loss"),
             *_FIGURES,
+            *claims,
         ],
         rows=rows,
         caption=(
@@ -55,6 +65,7 @@ def rounds_table(run: Run) -> Table:
 
 def final_table(runs: Sequence[Run]) -> Table:
     """The last measured figures of several runs, a row each."""
+    claims = _claimed([run.summary for run in runs])
     rows = [
         {
             "setting": run.config["setting"],
@@ -64,6 +75,7 @@ def final_table(runs: Sequence[Run]) -> Table:
             "rounds": run.summary["rounds"],
             "examples": work(run, "examples")[-1],
             **{c.key: _one(run.summary.get(c.key)) for c in _FIGURES},
+            **{c.key: run.summary.get(c.key) for c in claims},
         }
         for run in runs
     ]
@@ -76,10 +88,16 @@ def final_table(runs: Sequence[Run]) -> Table:
             Column("rounds", "rounds", "count"),
             Column("examples", "examples", "count"),
             *_FIGURES,
+            *claims,
         ],
         rows=rows,
         caption="Last measured figures of each run, in percent.",
     )
+
+
+def _claimed(lines: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """Columns of the claims that are finite anywhere."""
+    return [c for c in _CLAIMS if any((line.get(c.key) or np.inf) < np.inf for line in lines)]
 
 
 def _failures(run: Run) -> list[int]:

@@ -72,3 +72,15 @@ def test_failed_devices_are_added_up_where_there_are_any():
     assert [row["failed"] for row in table.rows] == [2, 5]
     assert "failed so far" in table.markdown()
     assert "failed" not in run_of([line(1, 0.1)]).table().markdown()
+
+
+def test_claims_have_columns_where_there_is_any():
+    infinite = float("inf")
+    private = line(1, 0.1) | {"epsilon_max": 3.25, "epsilon_median": 1.0}
+    open_ = line(1, 0.1) | {"epsilon_max": infinite, "example_epsilon_max": infinite}
+    assert "eps worst" in run_of([private]).table().markdown()
+    assert "| 3.25 |" in " ".join(run_of([private]).table().markdown().split())
+    assert "eps" not in run_of([open_]).table().markdown()
+    both = compare([run_of([private], epsilon_max=3.25), run_of([open_], epsilon_max=infinite)])
+    assert [row["epsilon_max"] for row in both.rows] == [3.25, infinite]
+    assert "inf" in both.markdown()
