@@ -17,7 +17,6 @@ _FIGURES = (
 )
 _CLAIMS = (
     Column("epsilon_max", "eps worst", "number"),
-    Column("epsilon_median", "eps median", "number"),
     Column("example_epsilon_max", "example eps worst", "number"),
 )
 """What privacy had cost, of devices and of examples; shown where anything is claimed."""
