@@ -9,6 +9,7 @@ import tempfile
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,9 @@ from fedsim import ConfigError, load_run
 ROOT = Path(__file__).parents[2]
 SMALL = ["--devices", "20", "--rounds", "2", "--cohort", "4", "--local-steps", "2"]
 OPTIONS = RunOptions(devices=20, rounds=2, cohort=4, local_steps=2)
+needs_ray = pytest.mark.skipif(
+    find_spec("ray") is None, reason="Flower's simulation needs Ray: pip install 'flwr[simulation]'"
+)
 FROM_HERE = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
@@ -53,6 +57,7 @@ def test_without_ray_one_sentence_says_what_to_install(tmp_path, monkeypatch, ca
     assert not out.exists()
 
 
+@needs_ray
 def test_two_rounds_on_ray_equal_those_of_the_local_engine(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -66,6 +71,7 @@ def test_two_rounds_on_ray_equal_those_of_the_local_engine(tmp_path, monkeypatch
     assert without_engine(there.config) == without_engine(here.config)
 
 
+@needs_ray
 def test_a_run_without_a_folder_that_was_stopped_names_none_to_go_on_from(monkeypatch, capsys):
     def stopped(*_):
         raise KeyboardInterrupt
@@ -102,6 +108,7 @@ def failing_run(tmp_path, monkeypatch, said: str) -> str:
     return str(error.value)
 
 
+@needs_ray
 def test_a_run_that_failed_says_the_cause_and_where_its_logs_are(tmp_path, monkeypatch):
     said = failing_run(tmp_path, monkeypatch, SAID)
     what, _, kept = said.partition("; its logs are in ")
@@ -112,12 +119,14 @@ def test_a_run_that_failed_says_the_cause_and_where_its_logs_are(tmp_path, monke
     assert sorted(log.name for log in Path(kept).iterdir()) == ["flwr-run.log", "superlink.log"]
 
 
+@needs_ray
 def test_a_refusal_is_passed_on_alone(tmp_path, monkeypatch):
     refusal = "fedsim.errors.ConfigError: cohort is 30; choose 20\n"
     assert failing_run(tmp_path, monkeypatch, refusal + SAID) == "cohort is 30; choose 20"
     assert list(tmp_path.iterdir()) == []
 
 
+@needs_ray
 def test_a_superlink_that_does_not_start_says_why(tmp_path, monkeypatch):
     before = descendants(os.getpid())
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -131,6 +140,7 @@ def test_a_superlink_that_does_not_start_says_why(tmp_path, monkeypatch):
     assert set(descendants(os.getpid())) <= set(before)
 
 
+@needs_ray
 @pytest.mark.slow
 @pytest.mark.usefixtures("usual_signals")
 @pytest.mark.parametrize(
@@ -166,6 +176,7 @@ def test_a_run_that_a_signal_stopped_leaves_no_process_and_goes_on(tmp_path, sig
     assert_same_rounds(there, here)
 
 
+@needs_ray
 @pytest.mark.slow
 def test_what_is_refused_only_once_the_corpus_is_read_is_still_one_sentence(
     tmp_path, monkeypatch, capsys
