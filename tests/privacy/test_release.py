@@ -64,7 +64,9 @@ def test_no_device_moves_the_sum_by_more_than_its_weight_allows(updates, data):
     with_it, _ = release.mean(tensors(updates), SIZE, silence)
     gone, _ = release.mean(tensors(without), SIZE, silence)
     moved = float((with_it - gone).norm()) * release.denominator
-    assert moved <= updates[chosen][0] * 0.7 * (1 + 1e-9) <= release.sensitivity * (1 + 1e-9)
+    # Sums of doubles are rounded in proportion to the whole, whatever the device adds.
+    rounding = 1e-14 * len(updates)
+    assert moved <= updates[chosen][0] * 0.7 + rounding <= release.sensitivity + rounding
 
 
 @given(UPDATES.filter(len), st.data())
