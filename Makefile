@@ -26,10 +26,10 @@ demo: $(VENV)/.installed
 	$(BIN)/fedsim experiment selection --preset quick --out runs/demo
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest --hypothesis-profile=fixed -m "not slow"
 
 test-slow: $(VENV)/.installed
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest --hypothesis-profile=fixed -m slow
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .

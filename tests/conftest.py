@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
+
+settings.register_profile("fixed", derandomize=True)
+"""What `make test` searches with: the same examples each time. Plain `pytest` goes on searching."""
 
 
 @pytest.fixture(scope="session", autouse=True)
