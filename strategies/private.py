@@ -32,17 +32,9 @@ from fedsim.privacy.device_noise import Period, last_round, resolved
 from fedsim.privacy.noise import Normal, secure, seeded
 from fedsim.privacy.release import DeviceLevel, Release
 from fedsim.state import StrategyState
+from strategies.selective import TREES, UNWEIGHTED, Selective
 
-COMPARING = (
-    flower.FedMedian,
-    flower.FedTrimmedAvg,
-    flower.Krum,
-    flower.MultiKrum,
-    flower.Bulyan,
-    flower.QFedAvg,
-    flower.FedXgbBagging,
-    flower.FedXgbCyclic,
-)
+COMPARING = (*UNWEIGHTED, *TREES)
 """Rules that need every device's own update, or its loss."""
 
 PRIVATE_ALREADY = (
@@ -84,7 +76,7 @@ class PrivateAggregation(Strategy):
             "inside it",
         )
         require(
-            not hasattr(strategy, "plan") and not isinstance(strategy, PrivateAggregation),
+            not isinstance(strategy, Selective | PrivateAggregation),
             f"{name} cannot go inside PrivateAggregation; the order is "
             "Selective(PrivateAggregation(FedAvg(), mechanism), policy)",
         )

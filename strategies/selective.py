@@ -42,6 +42,9 @@ Weighting = Literal["auto", "examples", "equal", "inverse-rate"]
 UNWEIGHTED = (FedMedian, FedTrimmedAvg, Krum, MultiKrum, Bulyan, QFedAvg)
 """Flower's rules that ignore weights: they compare devices, or weigh them by their losses."""
 
+TREES = (FedXgbBagging, FedXgbCyclic)
+"""Flower's rules that aggregate no parameters of a torch model."""
+
 
 class Selective(Strategy):
     """A Flower strategy whose cohorts come from a selection policy.
@@ -76,7 +79,6 @@ class Selective(Strategy):
         known = ("auto", "examples", "equal", "inverse-rate")
         require(weighting in known, f"weighting is {weighting!r}; choose one of {', '.join(known)}")
         require(draw in ("poisson", "fixed"), f"draw is {draw!r}; choose one of poisson, fixed")
-        self.mechanism: DeviceLevel | None = getattr(strategy, "mechanism", None)
         unweighted = isinstance(strategy, UNWEIGHTED)
         require(
             not unweighted or weighting == "auto",
@@ -84,7 +86,7 @@ class Selective(Strategy):
             "leave it at 'auto'",
         )
         require(
-            not isinstance(strategy, (FedXgbBagging, FedXgbCyclic)),
+            not isinstance(strategy, TREES),
             f"{name} aggregates trees, not the parameters of a torch model",
         )
         require(
@@ -99,6 +101,11 @@ class Selective(Strategy):
         self.weighting = "none" if unweighted else natural
         self._weights: dict[int, float] = {}
         self._known: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+
+    @property
+    def mechanism(self) -> DeviceLevel | None:
+        """The wrapped strategy's device-level privacy, or None without any."""
+        return getattr(self.strategy, "mechanism", None)
 
     def prepare(self, activities: Sequence[np.ndarray], rounds: Sequence[int]) -> int | None:
         """Let a private strategy resolve what depends on who takes part, and for how long.

@@ -8,8 +8,10 @@ from clients import NLUClient
 from fedsim import ConfigError, Continual, Faults, Population, Simulation, Static
 from fedsim.models import BiLSTMTagger
 from fedsim.privacy import ExampleLedger, ExampleLevel, LocalSteps
+from fedsim.privacy.claim import EVERY_CLAIM
 from fedsim.privacy.release import DeviceLevel
 from fedsim.record import Writer
+from fedsim.report.failures import failure_notes
 from strategies import PrivateAggregation, Selective, UniformSelection
 
 PEOPLE = Population.load("home", devices=12)
@@ -86,6 +88,9 @@ def test_a_device_refuses_after_its_last_participation_and_pays_no_more():
     assert again > 0
     assert sum(line["failures"] for line in run.rounds) == again
     assert sum(line["figures"]["privacy/refused"] for line in run.rounds) == again
+    (note,) = failure_notes(run)
+    assert note.endswith(f"trainings on devices failed ({again} refused)"), "nothing was simulated"
+    assert set(EVERY_CLAIM) <= set(run.start["assumptions"])
     assert run.files["ledger"]["participations"].max() == 1
     assert 3.98 < run.rounds[-1]["example_epsilon_max"] <= 4.0
     known = ExampleLevel(noise_multiplier=run.start["privacy"]["example"]["noise_multiplier"])

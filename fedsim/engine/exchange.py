@@ -59,20 +59,12 @@ class Exchange:
 
         A device that trains keeps its own state even where its reply is lost.
         """
-        messages = list(messages)
-        refused: set[int] = set()
+        refusals: list[Message] = []
         if self.example is not None:
-            drawn = [m.metadata.dst_node_id for m in messages]
-            refused = self.example.charge(drawn, period)
-        refusals = [
-            _failed(m, REFUSAL, "the device has taken part as often as its privacy allows")
-            for m in messages
-            if m.metadata.dst_node_id in refused
-        ]
-        asked = [m for m in messages if m.metadata.dst_node_id not in refused]
+            messages, refusals = _charged(self.example, messages, period)
         if self.faults is None:
-            return chain(refusals, grid.send_and_receive(asked))
-        return chain(refusals, self._under(self.faults, grid, asked, round, period))
+            return chain(refusals, grid.send_and_receive(messages))
+        return chain(refusals, self._under(self.faults, grid, messages, round, period))
 
     def __call__(self, finished: FinishedRound) -> dict[str, float]:
         """`faults/STAGE`, what failed there by simulated faults, and `failures/STAGE`, the rest.
@@ -134,7 +126,21 @@ class Exchange:
         return dict(zip(devices.tolist(), seconds.tolist(), strict=True))
 
 
+def _charged(
+    example: ExamplePrivacy, messages: Iterable[Message], period: int
+) -> tuple[list[Message], list[Message]]:
+    """Messages to devices that take part, charged for it, and the replies of those that refuse."""
+    messages = list(messages)
+    refused = example.charge([m.metadata.dst_node_id for m in messages], period)
+    spent = Error(code=REFUSAL, reason="the device has taken part as often as its privacy allows")
+    return (
+        [m for m in messages if m.metadata.dst_node_id not in refused],
+        [Message(spent, reply_to=m) for m in messages if m.metadata.dst_node_id in refused],
+    )
+
+
 def _failed(message: Message, code: int, reason: str) -> Message:
+    """The reply of a device that a simulated fault has befallen."""
     return Message(Error(code=code, reason=f"{SIMULATED}{reason}"), reply_to=message)
 
 

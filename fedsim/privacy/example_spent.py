@@ -14,6 +14,7 @@ import numpy as np
 from fedsim.describe import describe
 from fedsim.plan import FinishedRound
 from fedsim.population import Population
+from fedsim.privacy.claim import EVERY_CLAIM
 from fedsim.privacy.example_ledger import ExampleLedger
 from fedsim.privacy.example_level import ExampleLevel, LocalSteps
 
@@ -69,6 +70,7 @@ class ExamplePrivacy:
             "content of one example, and how many examples a device holds is treated as public",
             "example_epsilon_max is the realised cost of the worst device, every drawn "
             "participation charged in full, and holds before the server too",
+            *EVERY_CLAIM,
         ]
         light = int(((held > 0) & (held < self.local.batch_size)).any(axis=0).sum())
         if light:

@@ -12,17 +12,11 @@ import numpy as np
 from fedsim.describe import describe
 from fedsim.plan import FinishedRound
 from fedsim.population import Population
+from fedsim.privacy.claim import EVERY_CLAIM
 from fedsim.privacy.device_ledger import DeviceLedger
 from fedsim.privacy.example_spent import ExamplePrivacy
 from fedsim.privacy.release import DeviceLevel, Release
 from fedsim.probes import Probe
-
-OUTSIDE = (
-    "outside the claim: who takes part, activity, seeds, and every figure of the record except the "
-    "released models: losses, failures, cohort sizes, test and attack figures, and what is chosen "
-    "by them"
-)
-"""What no epsilon of a run covers."""
 
 SPREAD = 48
 """Devices, spread evenly over activity, whose exact epsilon is recorded at the end of a run."""
@@ -102,8 +96,7 @@ class DevicePrivacy:
             f"device-level epsilons are at delta {self.ledger.delta:g}, {self.ledger.assumption}",
             "epsilon_max is a claim before an observer of the released models; one who also sees "
             "who took part: epsilon_participation_max; the server sees raw updates: infinite",
-            "the claim is about the models of one run with secret randomness",
-            OUTSIDE,
+            *EVERY_CLAIM,
         ]
 
     def __call__(self, finished: FinishedRound) -> dict[str, Any]:
@@ -166,7 +159,7 @@ class BothPrivacy:
     @property
     def assumptions(self) -> list[str]:
         """Those of both."""
-        return [*self.device.assumptions, *self.example.assumptions]
+        return list(dict.fromkeys([*self.device.assumptions, *self.example.assumptions]))
 
     def __call__(self, finished: FinishedRound) -> dict[str, Any]:
         """The figures of both."""

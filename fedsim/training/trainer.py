@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -171,8 +172,11 @@ def procedures(
     """Proximal weight -> procedure, for the optimizer named "sgd" or "adamw"."""
     kinds: dict[str, type[SGD] | type[AdamW]] = {"sgd": SGD, "adamw": AdamW}
     kind = kinds[optimizer]
-    return lambda proximal_mu: kind(
-        losses=model.losses, learning_rate=learning_rate, proximal_mu=proximal_mu
+    # The same object for all devices: procedures keep nothing.
+    return cache(
+        lambda proximal_mu: kind(
+            losses=model.losses, learning_rate=learning_rate, proximal_mu=proximal_mu
+        )
     )
 
 
@@ -204,4 +208,4 @@ def private_procedures(
         decay=privacy.decay,
         secure_noise=privacy.secure_noise,
     )
-    return lambda proximal_mu: replace(private, proximal_mu=proximal_mu)
+    return cache(lambda proximal_mu: replace(private, proximal_mu=proximal_mu))
