@@ -3,14 +3,15 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from flwr.app import Message, RecordDict
+from flwr.app import Message
 from flwr.serverapp import Grid
 
+from fedsim.engine.flower import DeviceGrid
 from fedsim.errors import ConfigError
 from fedsim.plan import Plan
 
 
-class CohortGrid(Grid):
+class CohortGrid(DeviceGrid):
     """A view of an engine's grid whose nodes are the devices of one plan.
 
     Args:
@@ -79,14 +80,3 @@ class CohortGrid(Grid):
     def run(self):
         """The engine's."""
         return self._grid.run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Through the engine's grid."""
-        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)

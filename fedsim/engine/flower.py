@@ -16,10 +16,11 @@ from weakref import proxy
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.app.message.recorddict import _SyncedDict
 from flwr.app.message.typeddict import TypedDict
 from flwr.common.constant import ErrorCode
+from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 from torch import Tensor
 
@@ -62,6 +63,21 @@ def reason(error: BaseException) -> str:
         return f"{name}, whose message cannot be read: {type(another).__name__}"
     said = f"{name}: {lines[0]}" if lines else name
     return said.encode(errors="backslashreplace").decode()
+
+
+class DeviceGrid(Grid):
+    """A Flower grid whose node ids are device ids."""
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """A message to a device."""
+        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
 
 
 class LiveArray(Array):

@@ -17,9 +17,8 @@ from typing import Any, TypeVar
 import torch
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.serverapp import Grid
 
-from fedsim.engine.flower import RAISED, reason
+from fedsim.engine.flower import RAISED, DeviceGrid, reason
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +31,7 @@ SWITCH_INTERVAL = 5e-5
 _FAILED = "device %d failed; further errors of this kind are counted, not shown"
 
 
-class LocalGrid(Grid):
+class LocalGrid(DeviceGrid):
     """A Flower grid whose nodes are devices 0 .. devices - 1, run by worker threads.
 
     The first error of each kind that an app raises is logged with its traceback. What a device
@@ -128,17 +127,6 @@ class LocalGrid(Grid):
     def run(self):
         """Not available: no SuperLink has registered a run."""
         raise RuntimeError("LocalGrid runs in this process; there is no registered Flower run")
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """A message to a device."""
-        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
 
     def _handle(self, message: Message) -> Message:
         """Run the app for one device; whatever it raises becomes an error reply."""

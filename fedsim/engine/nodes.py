@@ -14,6 +14,7 @@ from typing import Any
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
+from fedsim.engine.flower import DeviceGrid
 from fedsim.errors import ConfigError, require
 from fedsim.population import Population
 
@@ -68,7 +69,7 @@ def hosted(devices: int, fingerprint: str, node_config: Any) -> ConfigRecord:
     return ConfigRecord({"start": own.start, "stop": own.stop, "fingerprint": fingerprint})
 
 
-class NodeGrid(Grid):
+class NodeGrid(DeviceGrid):
     """A Flower grid whose nodes are devices, over one whose nodes each host a part of them.
 
     Nodes may come and go: before each round new ones are asked what they host, and take part once
@@ -150,17 +151,6 @@ class NodeGrid(Grid):
     def run(self):
         """The runtime's."""
         return self._grid.run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """A message to a device."""
-        return Message(content, dst_node_id, message_type, group_id=group_id, ttl=ttl)
 
     def _replies(self, ids: Iterable[str], timeout: float | None) -> Iterator[Message]:
         end = None if timeout is None else time.monotonic() + timeout
