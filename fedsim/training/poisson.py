@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedsim.population.examples import Examples
-from fedsim.training.batches import tensors
+from fedsim.training.batches import Table
 
 
 def poisson_rate(examples: int, batch_size: int) -> float:
@@ -75,13 +75,14 @@ def poisson_batches(
       draw: secret randomness.
 
     Yields:
-      Batches as `fedsim.training.batches.tensors` makes them, with `size` the *expected* number of
+      Batches as `fedsim.training.batches.Table` cuts them, with `size` the *expected* number of
       examples, which does not depend on the draw (of a device that holds nothing: `batch_size`).
     """
     rate = poisson_rate(len(held), batch_size)
     expected = rate * len(held) if len(held) else batch_size
+    table = Table(held)
     for indices in poisson(len(held), rate, steps, draw):
-        batch = tensors(held, indices)
+        batch = table.batch(indices)
         size = batch.pop("size").new_tensor(expected)
         yield _filled(batch, -len(indices) % physical_size) | {"size": size}
 

@@ -17,7 +17,7 @@ from fedsim.models.joint import JointTagger, Parameters
 from fedsim.population import Examples, Population
 from fedsim.privacy.example_level import ExampleLevel, LocalSteps
 from fedsim.rng import stream
-from fedsim.training.batches import shuffled, steps_of, tensors
+from fedsim.training.batches import Table, shuffled, steps_of, tensors
 from fedsim.training.dpsgd import DPSGD
 from fedsim.training.poisson import physical_size, poisson_batches
 from fedsim.training.procedures import SGD, AdamW, LocalProcedure
@@ -128,8 +128,9 @@ class LocalTrainer:
                 draw=draw,
             )
             return
+        table = Table(held)
         for indices in shuffled(len(held), self.batch_size, self.steps(len(held)), draw):
-            yield tensors(held, indices)
+            yield table.batch(indices)
 
     def evaluate(self, parameters: Parameters, *, device: int) -> LocalScore | None:
         """Score on the device's own test utterances, or None where it has none."""
