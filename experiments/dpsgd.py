@@ -5,7 +5,7 @@ published, at several noise levels, on all data at once ("central") and on devic
 A step is also computed by Opacus's hooks and ghost clipping and by a loop over examples: they give
 the same sums, so they are timed and not trained.
 
-Rates and clip norm are the models' own, chosen for devices on the dev set of `massive`.
+On devices rates are the models' own (`JointTagger.private_rate`), centrally `CENTRAL_RATES`.
 """
 
 import sys

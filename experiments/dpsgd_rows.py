@@ -17,6 +17,12 @@ Setting = Literal["central", "federated"]
 SETTINGS: tuple[Setting, ...] = ("central", "federated")
 
 
+CENTRAL_RATES = {"bilstm": 4.0, "transformer": 1.2}
+"""Learning rates of private central training at clip norm 1, where none is given. On `home` (100
+devices' data, 10 epochs, noise multiplier 0.8) a BiLSTM reached an intent accuracy of .48, .60, .65,
+.57 and .38 at rates 1, 2, 4, 8 and 16; the transformer's is as many times that of its devices."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """What is trained: all rows of one are the same model on the same data.
@@ -59,9 +65,15 @@ class Row:
         what = "plain"
         if self.noise is not None:
             what = f"{self.mechanism}-{self.noise:g}"
-            clip_norm = self.case.options.clip_norm
+            clip_norm, rate = self.case.options.clip_norm, options.learning_rate
+            if central and rate is None:
+                rate = CENTRAL_RATES[options.model] / clip_norm
             options = replace(
-                options, dp="example", noise_multiplier=self.noise, clip_norm=clip_norm
+                options,
+                dp="example",
+                noise_multiplier=self.noise,
+                clip_norm=clip_norm,
+                learning_rate=rate,
             )
         return Cell(
             name=f"{self.case.name}-{what}-seed{seed}",

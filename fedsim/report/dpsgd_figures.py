@@ -56,6 +56,10 @@ def accuracy_over_epsilon(lines: Sequence[Line]) -> Figure:
         panel.xaxis.set_minor_formatter(NullFormatter())
     axes[0].set_ylabel("test intent accuracy (%)")
     axes[0].set_ylim(bottom=0)
+    # One range for all panels, so that what is further to the right costs more.
+    ends = [panel.get_xlim() for panel in axes]
+    for panel in axes:
+        panel.set_xlim(min(low for low, _ in ends), max(high for _, high in ends))
     legend_above(figure, axes, per_row=4)
     return figure
 

@@ -43,7 +43,9 @@ def notes(lines: Sequence[Line]) -> list[str]:
         _costs(lines),
         *(_claims(place) for place in _places(lines)),
         f"Sigma is the noise multiplier, at clip norm {clip_norm:g}; a private step takes every "
-        f"example by its own coin, {batches} of them on average.",
+        f"example by its own coin, {batches} of them on average. Learning rates are the same at "
+        "all noise levels and for both mechanisms: of devices chosen on the dev set of massive, of "
+        "central training on the test utterances of home.",
         f"{HOOKS}, {GHOST} and the {NAIVE} compute the very sums of {OURS} (the tests hold all "
         "four to each other), so no model was trained by them: accuracy and epsilon are those of "
         f"the rows of {OURS}.",

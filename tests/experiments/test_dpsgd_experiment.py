@@ -11,7 +11,7 @@ from experiments import dpsgd_costs
 from experiments.central import FILLED_TO, PRIVATE_BATCH_SIZE
 from experiments.dpsgd import PRESETS, dpsgd, preset_options
 from experiments.dpsgd_costs import exact_gradients, first_batch, step_costs
-from experiments.dpsgd_rows import Case, cases_of, rows_of
+from experiments.dpsgd_rows import CENTRAL_RATES, Case, cases_of, rows_of
 from experiments.options import RunOptions, check_options, model_of, population_of
 from fedsim.errors import ConfigError
 from fedsim.privacy import Gaussian, epsilon
@@ -82,6 +82,24 @@ def test_rows_are_every_mechanism_at_every_noise_and_one_without():
     assert {cell.epochs for cell in cells} == {3, None}
     for cell in cells:
         check_options(cell.options)
+
+
+def test_private_central_training_has_rates_of_its_own_unless_one_is_given():
+    rates = {
+        (setting, row.noise, given): row.cell(0).options.learning_rate
+        for setting in ("central", "federated")
+        for given in (None, 0.7)
+        for row in rows_of(
+            Case(options=replace(OPTIONS, clip_norm=2.0, learning_rate=given), setting=setting,
+                 epochs=2),
+            {"exact": (0.5,)},
+        )
+    }  # fmt: skip
+    assert rates[("central", 0.5, None)] == CENTRAL_RATES["bilstm"] / 2
+    assert {key for key, rate in rates.items() if rate is None} == {
+        ("central", None, None), ("federated", None, None), ("federated", 0.5, None)
+    }  # fmt: skip
+    assert all(rate == 0.7 for (_, _, given), rate in rates.items() if given)
 
 
 def test_a_given_corpus_or_model_is_the_only_one():
