@@ -55,10 +55,11 @@ class ExperimentCommand:
 
     Attributes:
       name: selection: does drawing active devices more often help; price-of-activity: what it costs
-        each device in device-level privacy, and what it buys.
+        each device in device-level privacy, and what it buys; dpsgd: what example-level privacy
+        costs in accuracy, time and memory, by each way of computing a step.
       preset: how much of it.
       seeds: runs of every row; default: the preset's.
-      corpus: home, massive, snips, a file or a hub name; default: the preset's.
+      corpus: home, massive, snips, a file or a hub name; default: the preset's (dpsgd: one or two).
       data: folder of data folders, one data folder, or a file; default $FEDSIM_DATA.
       columns: of a file: user=...,text=...,tokens=...,intent=...,slots=...,split=...,order=...
       partition: how sets without people are dealt out: iid, dirichlet:A, quantity:A, natural. All
@@ -71,14 +72,14 @@ class ExperimentCommand:
       keep: what devices keep of earlier periods: current, window:k, reservoir:n, all; default
         current.
       cohort: expected devices a round; default: the preset's.
-      model: bilstm or transformer.
+      model: bilstm or transformer; default bilstm (dpsgd: the preset's).
       epsilon: what the worst device may spend (price-of-activity alone); default: the preset's.
       seed: the first; rows have the same seeds, counted from it.
       processes: runs at a time; default: one a core.
       out: folder for runs, tables and figures; default runs/NAME.
     """
 
-    name: tyro.conf.Positional[Literal["selection", "price-of-activity"]]
+    name: tyro.conf.Positional[Literal["selection", "price-of-activity", "dpsgd"]]
     preset: Literal["quick", "paper"] = "quick"
     seeds: int | None = None
     corpus: str | None = None
@@ -92,7 +93,7 @@ class ExperimentCommand:
     by: Literal["device", "clock"] | None = None
     keep: str | None = None
     cohort: int | None = None
-    model: Literal["bilstm", "transformer"] = "bilstm"
+    model: Literal["bilstm", "transformer"] | None = None
     epsilon: float | None = None
     seed: int = 0
     processes: int | None = None
@@ -180,6 +181,17 @@ def _experiment(command: ExperimentCommand) -> tuple[Callable[..., "Table"], Cal
         from experiments import price_of_activity
 
         return price_of_activity.price_of_activity, price_of_activity.preset_options
+    if command.name == "dpsgd":
+        from experiments import dpsgd
+
+        for name in ("epsilon", "periods", "by", "keep"):
+            value = getattr(command, name)
+            require(
+                value is None,
+                f"--{name} is {value}, and experiment dpsgd has noise levels and one period of its "
+                "own; leave it out",
+            )
+        return dpsgd.dpsgd, dpsgd.preset_options
     from experiments import selection
 
     require(
@@ -251,7 +263,7 @@ USAGE = """usage: fedsim COMMAND [OPTIONS]
 
   run                 one simulation
   resume DIR          go on with one that was interrupted
-  experiment NAME     one paper-style table: selection, price-of-activity
+  experiment NAME     one paper-style table: selection, price-of-activity, dpsgd
   bench NAME          one benchmark: round, population, dpsgd, ledger
 
   fedsim COMMAND --help    the options of a command

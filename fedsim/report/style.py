@@ -77,13 +77,13 @@ def point_style(policy: str) -> dict[str, Any]:
     return {"color": colour, "marker": marker, "markersize": 3.2, "linewidth": 0.9}
 
 
-def legend_above(figure: Figure, axes: list[Axes]) -> None:
-    """One legend for all panels, each label once, above them."""
+def legend_above(figure: Figure, axes: list[Axes], per_row: int | None = None) -> None:
+    """One legend for all panels, each label once, above them, `per_row` labels side by side."""
     found: dict[str, Any] = {}
     for panel in axes:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    per_row = 7 if figure.get_figwidth() > COLUMN else 3
+    per_row = per_row or (7 if figure.get_figwidth() > COLUMN else 3)
     figure.legend(
         list(found.values()),
         list(found),
