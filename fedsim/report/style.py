@@ -27,6 +27,7 @@ POLICIES: dict[str, tuple[str, Any, str]] = {
     "top": ("#E69F00", (0, (6, 1, 1, 1, 1, 1)), "P"),
     "activity, cap 0.1": ("#56B4E9", (0, (4, 1, 1, 1)), "X"),
     "activity^2": ("#8B4513", (0, (2, 1)), "*"),
+    "budgets": ("#7A6BB7", (0, (1, 1)), "p"),
 }
 """Colour, line style and marker of each selection policy, the same in every figure."""
 

@@ -84,7 +84,7 @@ def test_what_budgets_cannot_go_with_is_refused_without_reading_a_corpus(changes
 
 
 def test_budgets_of_a_privacy_that_was_not_asked_for_are_refused():
-    with pytest.raises(ConfigError, match="device-budget is 4.0, which --dp none does not use"):
+    with pytest.raises(ConfigError, match="device-budget is 4\\.0, which --dp none does not use"):
         check_options(RunOptions(device_budget=4.0))
-    with pytest.raises(ConfigError, match="run_budget is -1.0; choose an epsilon above 0"):
+    with pytest.raises(ConfigError, match="run_budget is -1\\.0; choose an epsilon above 0"):
         check_options(RunOptions(dp="device", run_budget=-1.0))
