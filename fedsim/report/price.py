@@ -109,7 +109,7 @@ _COLUMNS = (
     Column("epsilon_max", "eps worst", "number"),
     Column("worst_activity", "worst holds", "number"),
     Column("epsilon_heavy", "eps heaviest", "number"),
-    Column("epsilon_median", "eps median", "number"),
+    Column("epsilon_median", "eps median at most", "number"),
     Column("epsilon_light", "eps lightest", "number"),
     Column("epsilon_participation_max", "eps, who came seen", "number"),
 )
