@@ -132,7 +132,7 @@ def price_table(rows: Sequence[Priced], examples: Sequence[PricedExamples] = ())
         drawings["example-epsilon-over-activity"] = partial(_examples_over_activity, examples)
     return Table(
         columns=_COLUMNS,
-        rows=[each.row() for each in (*rows, *examples)],
+        rows=[*(row.row() for row in rows), *(row.row() for row in examples)],
         caption=caption(rows),
         notes=notes(rows, examples),
         drawings=drawings,

@@ -53,7 +53,7 @@ def notes(rows: Sequence[Priced], examples: Sequence[PricedExamples] = ()) -> li
         "ends at uniform selection's epsilon.",
         "Worst holds: examples of the device that pays most, a mean over periods; – where all pay "
         "the same. Heaviest and lightest: the device with the most and with the least data. "
-        "Median: an upper bound of the upper median over all devices, which are put into order by their "
+        "Median: an upper bound of the upper median over all devices, put into order by their "
         "Renyi bounds. All before an observer of the models; who came seen: the worst epsilon "
         "before one who also sees the cohorts. The server sees raw updates: infinite.",
         *_cures(rows, first),

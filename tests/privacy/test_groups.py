@@ -84,17 +84,10 @@ def test_nearly_all_histories_are_left_unpriced(monkeypatch):
 
 def test_beyond_the_limit_the_answer_is_a_bound_that_says_so(monkeypatch):
     monkeypatch.setattr(groups_module, "MOST_PRICED", 1)
-    # No history contains another, and their costs are close.
-    groups = Groups(
-        rates=np.array([[0.2, 0.01], [0.01, 0.2], [0.04, 0.19]]),
-        noises=np.ones((3, 2)),
-        times=np.array([[50, 10], [10, 49], [12, 48]]),
-        members=np.ones(3, np.int64),
-    )
-    bounds = groups.bounds(DELTA)
-    found = groups.worst(bounds, DELTA, np.arange(3))
+    groups = near_equal(5)
+    found = groups.worst(groups.bounds(DELTA), DELTA, np.arange(5))
     assert not found.exact
-    assert found.epsilon >= max(groups.epsilon(g, DELTA) for g in range(3))
+    assert found.epsilon >= max(groups.epsilon(g, DELTA) for g in range(5))
 
 
 def near_equal(count):
