@@ -100,10 +100,14 @@ def _who_pays(rows: Sequence[PricedExamples], setting: str) -> str:
 
 def _told(row: PricedExamples) -> str:
     light, heavy = row.tenths()
+    worst = f"the worst device pays {row.epsilons.max():.3g}"
+    if row.imbalance < float("inf"):
+        worst += f", {row.imbalance:.1f} times the median one"
+    else:
+        worst += ", the median one never came"
     return (
         f"{row.selection} selection costs the tenth of devices with least data {light:.3g}, that "
-        f"with most {heavy:.3g} (medians), and the worst device {row.imbalance:.1f} times the "
-        "median one"
+        f"with most {heavy:.3g} (medians), and {worst}"
     )
 
 

@@ -14,11 +14,11 @@ from fedsim.report.price import Priced, activity_of
 from fedsim.report.price_examples import PricedExamples
 from fedsim.report.style import GREY, in_print_style, legend_above, line_style, panels, point_style
 
-FILLS = {"public scale": "bottom", "retirement": "left", "per client": "left"}
-"""How much of a marker is filled where a row is a variant of a policy."""
+MARKERS = {"public scale": "D", "retirement": "v", "per client": "h"}
+"""Markers of rows that are a variant of a policy, in its colour."""
 
 GROUPS = 12
-"""Groups of devices, alike in activity, whose median is a point of a curve at example level."""
+"""Groups of devices, alike in activity, whose mean is a point of a curve at example level."""
 
 
 @in_print_style
@@ -69,7 +69,7 @@ def accuracy_over_epsilon(rows: Sequence[Priced]) -> Figure:
                 )  # fmt: skip
                 continue
             style = point_style(group.selection) | {"linestyle": "none"}
-            style["fillstyle"] = FILLS.get(group.variant, "full")
+            style["marker"] = MARKERS.get(group.variant, style["marker"])
             if row.held == "noise":
                 style["markerfacecolor"] = "none"
             shown = group.label if row.held != "noise" and group.weighting == "equal" else None
@@ -86,7 +86,7 @@ def accuracy_over_epsilon(rows: Sequence[Priced]) -> Figure:
 
 @in_print_style
 def example_epsilon_over_activity(rows: Sequence[PricedExamples]) -> Figure:
-    """Median realised epsilons of examples by activity, one curve a policy at equal noise."""
+    """Mean realised epsilons of examples by activity, one curve a policy at equal noise."""
     settings = list(dict.fromkeys(row.setting for row in rows))
     figure, axes = panels(len(settings))
     for panel, setting in zip(axes, settings, strict=True):
@@ -97,7 +97,7 @@ def example_epsilon_over_activity(rows: Sequence[PricedExamples]) -> Figure:
                 parts = np.array_split(ranked, min(GROUPS, len(ranked)))
                 panel.plot(
                     [np.median(row.activity[part]) for part in parts],
-                    [np.median(row.epsilons[part]) for part in parts],
+                    [row.epsilons[part].mean() for part in parts],
                     label=row.selection,
                     **line_style(row.selection),
                 )
@@ -105,7 +105,7 @@ def example_epsilon_over_activity(rows: Sequence[PricedExamples]) -> Figure:
         panel.set_xscale("log")
         panel.set_xlabel("activity (examples on the device)")
         _plain_numbers(panel.xaxis)
-    axes[0].set_ylabel("example-level epsilon at equal noise")
+    axes[0].set_ylabel("mean example-level epsilon, equal noise")
     axes[0].set_ylim(bottom=0)
     legend_above(figure, axes)
     return figure

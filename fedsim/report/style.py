@@ -84,7 +84,10 @@ def legend_above(figure: Figure, axes: list[Axes]) -> None:
     for panel in axes:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    per_row = 7 if figure.get_figwidth() > COLUMN else 3
+    width = figure.get_figwidth()
+    # Inches of the longest label at 8 points, and of its handle.
+    longest = 0.058 * max(map(len, found), default=0) + 0.45
+    per_row = min(7 if width > COLUMN else 3, max(1, int(width // longest)))
     figure.legend(
         list(found.values()),
         list(found),
