@@ -105,7 +105,7 @@ def example_epsilon_over_activity(rows: Sequence[PricedExamples]) -> Figure:
         panel.set_xscale("log")
         panel.set_xlabel("activity (examples on the device)")
         _plain_numbers(panel.xaxis)
-    axes[0].set_ylabel("mean example-level epsilon, equal noise")
+    axes[0].set_ylabel("mean epsilon at equal noise")
     axes[0].set_ylim(bottom=0)
     legend_above(figure, axes)
     return figure
