@@ -59,7 +59,7 @@ PRESETS: dict[str, Size] = {
     ),
     "paper": Size(
         options={"rounds": 60, "clip_norm": 0.5, "epsilon": 8.0, "evaluate_every": 20},
-        seeds=1,
+        seeds=3,
         policies=("uniform", "log", "sqrt", "activity", "activity-cap.1", "activity^2"),
         crossed=("uniform", "sqrt", "activity"),
         public=("activity-cap.1",),
