@@ -7,10 +7,11 @@ what they need when called, so that `--help` answers at once.
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
+from experiments.budget_options import budget_policy, check_budgets
 from fedsim.errors import ConfigError, require
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ class RunOptions:
       by: cut each person's utterances (device) or the order of collection (clock).
       keep: what devices keep of earlier periods: current, window:k, reservoir:n, all.
       cohort: expected devices a round.
-      selection: how likely a device is to take part, by its activity.
+      selection: how likely a device is to take part, by its activity; budgets: by what it may
+        spend (--dp device).
       power: exponent of activity, with --selection activity.
       cap: largest participation rate of any device.
       temperature: of softmax selection, in units of the mean activity.
@@ -79,6 +81,10 @@ class RunOptions:
       weight_cap: public bound on weights, under add-remove.
       denominator: public constant that the sum is divided by, under add-remove.
       example_cap: examples beyond which a device weighs no more.
+      device_budget: epsilon that no device may exceed; one that would is not drawn again.
+      run_budget: epsilon that the worst device may not exceed; the run stops before it would.
+      budgets: of --selection budgets, epsilon:share pairs (2:.54,4:.37,8:.09) or a range (1-8),
+        dealt out to devices at random; they and --cohort fix the noise.
       secure_noise: take the noise from the operating system; the run cannot be reproduced.
       evaluate_every: rounds between measurements; default about 20 measurements a run.
       checkpoint_every: rounds between checkpoints, which a run that was interrupted goes on from.
@@ -106,7 +112,9 @@ class RunOptions:
     by: Literal["device", "clock"] = "device"
     keep: str = "current"
     cohort: int = 32
-    selection: Literal["uniform", "log", "sqrt", "activity", "softmax", "top"] = "uniform"
+    selection: Literal["uniform", "log", "sqrt", "activity", "softmax", "top", "budgets"] = (
+        "uniform"
+    )
     power: float = 1.0
     cap: float = 1.0
     temperature: float = 1.0
@@ -132,6 +140,9 @@ class RunOptions:
     weight_cap: float | None = None
     denominator: float | None = None
     example_cap: int | None = None
+    device_budget: float | None = None
+    run_budget: float | None = None
+    budgets: str | None = None
     secure_noise: bool = False
     evaluate_every: int | None = None
     checkpoint_every: int = 1
@@ -171,7 +182,7 @@ class RunOptions:
             "use; choose --selection softmax",
         )
         require(
-            self.cap == 1.0 or self.selection not in ("uniform", "top"),
+            self.cap == 1.0 or self.selection not in ("uniform", "top", "budgets"),
             f"cap is {self.cap:g}, which --selection {self.selection} does not use; "
             "choose log, sqrt, activity or softmax",
         )
@@ -183,6 +194,7 @@ def check_options(options: RunOptions) -> None:
     Raises:
       ConfigError: a value, or a combination of them, that cannot be run.
     """
+    check_budgets(options)
     client_of(options)
     strategy_of(options)
     schedule_of(options)
@@ -190,8 +202,10 @@ def check_options(options: RunOptions) -> None:
 
 
 def policy_of(options: RunOptions) -> "SelectionPolicy":
-    """The selection policy an options object names."""
+    """The selection policy an options object names; reads the corpus where budgets are dealt."""
     import strategies as s
+
+    check_budgets(options)
 
     cohort, cap = options.cohort, options.cap
     policies: dict[str, Callable[[], SelectionPolicy]] = {
@@ -203,6 +217,14 @@ def policy_of(options: RunOptions) -> "SelectionPolicy":
             cohort=cohort, temperature=options.temperature, cap=cap
         ),
         "top": lambda: s.TopActivitySelection(cohort=cohort),
+        "budgets": lambda: budget_policy(
+            options.budgets or "",
+            population_of(options).devices,
+            PEOPLE_SEED,
+            cohort,
+            options.rounds,
+            options.delta,
+        ),
     }
     policy = policies[options.selection]()
     return policy if options.scale is None else s.PublicScale(policy=policy, scale=options.scale)
@@ -214,7 +236,7 @@ def strategy_of(options: RunOptions) -> "Strategy":
 
     from experiments.privacy_options import device_level_of
     from fedsim.engine.flower import quiet
-    from strategies import PrivateAggregation, Selective
+    from strategies import BudgetSelection, PrivateAggregation, Selective
 
     mu = PROXIMAL_MU if options.proximal_mu is None else options.proximal_mu
     rules: dict[str, Callable[[], Strategy]] = {
@@ -226,10 +248,13 @@ def strategy_of(options: RunOptions) -> "Strategy":
     }
     with quiet():
         inner = rules[options.strategy]()
-    mechanism = device_level_of(options)
+    mechanism, policy = device_level_of(options), policy_of(options)
     if mechanism is not None:
+        if isinstance(policy, BudgetSelection):
+            # Rates and noise answer to each other; the policy found both.
+            mechanism = replace(mechanism, noise_multiplier=policy.noise_multiplier)
         inner = PrivateAggregation(inner, mechanism)
-    return Selective(inner, policy_of(options), weighting=options.weighting, draw=options.draw)
+    return Selective(inner, policy, weighting=options.weighting, draw=options.draw)
 
 
 def client_of(options: RunOptions) -> "NLUClient":

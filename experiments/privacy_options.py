@@ -15,7 +15,7 @@ NOISE_MULTIPLIER = 1.0
 CLIP_NORM = 1.0
 """Of an example's gradient, with --dp both."""
 
-_DEVICE = ("weight_cap", "denominator", "example_cap")
+_DEVICE = ("weight_cap", "denominator", "example_cap", "device_budget", "run_budget")
 _BOTH = ("example_noise_multiplier", "example_clip_norm")
 _ANY = ("noise_multiplier", "epsilon", "delta", "max_participations")
 
@@ -43,6 +43,8 @@ def device_level_of(options: "RunOptions") -> "DeviceLevel | None":
         weight_cap=options.weight_cap,
         denominator=options.denominator,
         example_cap=options.example_cap,
+        device_budget=options.device_budget,
+        run_budget=options.run_budget,
         secure_noise=options.secure_noise,
     )
 

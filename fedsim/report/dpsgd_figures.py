@@ -60,7 +60,7 @@ def accuracy_over_epsilon(lines: Sequence[Line]) -> Figure:
     ends = [panel.get_xlim() for panel in axes]
     for panel in axes:
         panel.set_xlim(min(low for low, _ in ends), max(high for _, high in ends))
-    legend_above(figure, axes, per_row=4)
+    legend_above(figure, axes)
     return figure
 
 
