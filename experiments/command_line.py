@@ -1,7 +1,8 @@
 """The command `fedsim`: parse, call one typed function, print what it returns.
 
-Exit codes: 0 done, 2 something in the options, the files or the data is wrong (one sentence on
-standard error says what), 130 interrupted. Nothing heavy is imported before a command runs.
+Exit codes: 0 done, 2 something in the options, the files or the data is wrong, 3 the run is done
+and its audit of leakage refutes what it claims (of both one sentence on standard error says what),
+130 interrupted. Nothing heavy is imported before a command runs.
 """
 
 import sys
@@ -125,22 +126,43 @@ class BenchCommand:
     json: Path | None = None
 
 
-def run(command: RunCommand) -> None:
+REFUTED = 3
+"""Exit code of a finished run whose audit shows more leakage than it claims."""
+
+
+def run(command: RunCommand) -> int:
     """`fedsim run`."""
     from experiments.recipe import run_recipe
 
     values = {field.name: getattr(command, field.name) for field in fields(RunOptions)}
-    show(run_recipe(RunOptions(**values), command.out))
+    finished = run_recipe(RunOptions(**values), command.out)
+    show(finished)
+    return verdict(finished)
 
 
-def resume(command: ResumeCommand) -> None:
+def resume(command: ResumeCommand) -> int:
     """`fedsim resume`."""
     from experiments import recipe
 
     if (command.folder / "summary.json").is_file():
+        from fedsim.record import load_run
+
         print(f"The run in {command.folder} is finished; there is nothing left to do.")
-        return
-    show(recipe.resume(command.folder))
+        return verdict(load_run(command.folder))
+    finished = recipe.resume(command.folder)
+    show(finished)
+    return verdict(finished)
+
+
+def verdict(finished: "Run") -> int:
+    """The exit code of a finished run; where its audit refutes its claim, a sentence says so."""
+    from fedsim.report.leakage import refutation
+
+    sentence = refutation(finished)
+    if sentence is None:
+        return 0
+    print(f"fedsim: {sentence}", file=sys.stderr)
+    return REFUTED
 
 
 def show(finished: "Run") -> None:
@@ -255,7 +277,10 @@ USAGE = """usage: fedsim COMMAND [OPTIONS]
   bench NAME          one benchmark: round, population, dpsgd, ledger
 
   fedsim COMMAND --help    the options of a command
-  fedsim --version         the version"""
+  fedsim --version         the version
+
+Exit codes: 0 done; 2 options, files or data are wrong; 3 the run is done, and its audit of leakage
+refutes what it claims; 130 interrupted."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -281,7 +306,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, function = COMMANDS[arguments[0]]
     try:
         check_arguments(options, arguments[1:])
-        function(tyro.cli(options, prog=f"fedsim {arguments[0]}", args=arguments[1:]))
+        command: Any = tyro.cli(options, prog=f"fedsim {arguments[0]}", args=arguments[1:])
+        return function(command) or 0
     except ConfigError as error:
         print(f"fedsim: {error}", file=sys.stderr)
         return 2
@@ -298,7 +324,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             after = ["finished runs are kept, and the same command goes on from there"]
         print("; ".join(["fedsim: interrupted", *after]), file=sys.stderr)
         return 130
-    return 0
 
 
 if __name__ == "__main__":
