@@ -108,17 +108,18 @@ class BenchCommand:
       name: round: a round of training against loops over the same devices, and other simulators;
         population: a round among a million devices against one among a thousand;
         dpsgd: an exact private step against an ordinary one, Opacus and a loop over examples;
-        ledger: the privacy ledger of 10,000 devices over 1,000 rounds.
+        ledger: the privacy ledger of 10,000 devices over 1,000 rounds;
+        leakage: measuring what a round leaks against the round.
       rounds: timed rounds (dpsgd: steps) of each candidate and repeat, default 8; of ledger: rounds
         in its history, default 1,000.
       repeats: turns each candidate gets; medians over them are reported.
-      workers: threads that train devices; 0 trains inline; default one a core (round and
-        population alone).
+      workers: threads that train devices; 0 trains inline; default one a core (round, population
+        and leakage alone).
       pfl_python: an interpreter with pfl[pytorch], to time pfl-research as well (round alone).
       json: file for the machine, every measurement and the budgets.
     """
 
-    name: tyro.conf.Positional[Literal["round", "population", "dpsgd", "ledger"]]
+    name: tyro.conf.Positional[Literal["round", "population", "dpsgd", "ledger", "leakage"]]
     rounds: int | None = None
     repeats: int = 5
     workers: int | None = None
@@ -219,7 +220,7 @@ def bench(command: BenchCommand) -> None:
         "--pfl-python names another simulator for bench round; leave it out here",
     )
     require(
-        command.name in ("round", "population") or command.workers is None,
+        command.name in ("round", "population", "leakage") or command.workers is None,
         f"--workers is {command.workers}, and bench {command.name} trains no devices; leave it out",
     )
     if command.json is not None:
@@ -239,6 +240,10 @@ def bench(command: BenchCommand) -> None:
         from experiments.bench_dpsgd import bench_dpsgd
 
         measured = bench_dpsgd(**settings)
+    elif command.name == "leakage":
+        from experiments.bench_leakage import bench_leakage
+
+        measured = bench_leakage(**settings, workers=command.workers)
     else:
         from experiments.bench_ledger import bench_ledger
 
@@ -274,7 +279,7 @@ USAGE = """usage: fedsim COMMAND [OPTIONS]
   run                 one simulation
   resume DIR          go on with one that was interrupted
   experiment NAME     one paper-style table: selection, price-of-activity
-  bench NAME          one benchmark: round, population, dpsgd, ledger
+  bench NAME          one benchmark: round, population, dpsgd, ledger, leakage
 
   fedsim COMMAND --help    the options of a command
   fedsim --version         the version
