@@ -203,7 +203,7 @@ def test_renyi_divergences_at_fractional_orders_are_the_integral(order):
     assert found == pytest.approx(math.log(value) / (order - 1), rel=1e-8)
 
 
-@pytest.mark.parametrize("order", [1.05, 2.3, 8, 16])
+@pytest.mark.parametrize("order", [1.05, 2.3, 8])
 @pytest.mark.parametrize(("rate", "noise"), [(0.05, 1.0), (0.3, 0.6), (0.9, 2.0)])
 def test_renyi_divergences_of_replacing_one_are_the_integral(rate, noise, order):
     from scipy.integrate import quad
