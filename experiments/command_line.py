@@ -1,7 +1,8 @@
 """The command `fedsim`: parse, call one typed function, print what it returns.
 
-Exit codes: 0 done, 2 something in the options, the files or the data is wrong (one sentence on
-standard error says what), 130 interrupted. Nothing heavy is imported before a command runs.
+Exit codes: 0 done, 2 something in the options, the files or the data is wrong, 3 the run is done
+and its audit of leakage refutes what it claims (of both one sentence on standard error says what),
+130 interrupted. Nothing heavy is imported before a command runs.
 """
 
 import sys
@@ -108,17 +109,18 @@ class BenchCommand:
       name: round: a round of training against loops over the same devices, and other simulators;
         population: a round among a million devices against one among a thousand;
         dpsgd: an exact private step against an ordinary one, Opacus and a loop over examples;
-        ledger: the privacy ledger of 10,000 devices over 1,000 rounds.
+        ledger: the privacy ledger of 10,000 devices over 1,000 rounds;
+        leakage: measuring what a round leaks against the round.
       rounds: timed rounds (dpsgd: steps) of each candidate and repeat, default 8; of ledger: rounds
         in its history, default 1,000.
       repeats: turns each candidate gets; medians over them are reported.
-      workers: threads that train devices; 0 trains inline; default one a core (round and
-        population alone).
+      workers: threads that train devices; 0 trains inline; default one a core (round, population
+        and leakage alone).
       pfl_python: an interpreter with pfl[pytorch], to time pfl-research as well (round alone).
       json: file for the machine, every measurement and the budgets.
     """
 
-    name: tyro.conf.Positional[Literal["round", "population", "dpsgd", "ledger"]]
+    name: tyro.conf.Positional[Literal["round", "population", "dpsgd", "ledger", "leakage"]]
     rounds: int | None = None
     repeats: int = 5
     workers: int | None = None
@@ -126,22 +128,43 @@ class BenchCommand:
     json: Path | None = None
 
 
-def run(command: RunCommand) -> None:
+REFUTED = 3
+"""Exit code of a finished run whose audit shows more leakage than it claims."""
+
+
+def run(command: RunCommand) -> int:
     """`fedsim run`."""
     from experiments.recipe import run_recipe
 
     values = {field.name: getattr(command, field.name) for field in fields(RunOptions)}
-    show(run_recipe(RunOptions(**values), command.out))
+    finished = run_recipe(RunOptions(**values), command.out)
+    show(finished)
+    return verdict(finished)
 
 
-def resume(command: ResumeCommand) -> None:
+def resume(command: ResumeCommand) -> int:
     """`fedsim resume`."""
     from experiments import recipe
 
     if (command.folder / "summary.json").is_file():
+        from fedsim.record import load_run
+
         print(f"The run in {command.folder} is finished; there is nothing left to do.")
-        return
-    show(recipe.resume(command.folder))
+        return verdict(load_run(command.folder))
+    finished = recipe.resume(command.folder)
+    show(finished)
+    return verdict(finished)
+
+
+def verdict(finished: "Run") -> int:
+    """The exit code of a finished run; where its audit refutes its claim, a sentence says so."""
+    from fedsim.report.leakage import refutation
+
+    sentence = refutation(finished)
+    if sentence is None:
+        return 0
+    print(f"fedsim: {sentence}", file=sys.stderr)
+    return REFUTED
 
 
 def show(finished: "Run") -> None:
@@ -209,7 +232,7 @@ def bench(command: BenchCommand) -> None:
         "--pfl-python names another simulator for bench round; leave it out here",
     )
     require(
-        command.name in ("round", "population") or command.workers is None,
+        command.name in ("round", "population", "leakage") or command.workers is None,
         f"--workers is {command.workers}, and bench {command.name} trains no devices; leave it out",
     )
     if command.json is not None:
@@ -229,6 +252,10 @@ def bench(command: BenchCommand) -> None:
         from experiments.bench_dpsgd import bench_dpsgd
 
         measured = bench_dpsgd(**settings)
+    elif command.name == "leakage":
+        from experiments.bench_leakage import bench_leakage
+
+        measured = bench_leakage(**settings, workers=command.workers)
     else:
         from experiments.bench_ledger import bench_ledger
 
@@ -264,10 +291,13 @@ USAGE = """usage: fedsim COMMAND [OPTIONS]
   run                 one simulation
   resume DIR          go on with one that was interrupted
   experiment NAME     one paper-style table: selection, price-of-activity, dpsgd
-  bench NAME          one benchmark: round, population, dpsgd, ledger
+  bench NAME          one benchmark: round, population, dpsgd, ledger, leakage
 
   fedsim COMMAND --help    the options of a command
-  fedsim --version         the version"""
+  fedsim --version         the version
+
+Exit codes: 0 done; 2 options, files or data are wrong; 3 the run is done, and its audit of leakage
+refutes what it claims; 130 interrupted."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -293,7 +323,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, function = COMMANDS[arguments[0]]
     try:
         check_arguments(options, arguments[1:])
-        function(tyro.cli(options, prog=f"fedsim {arguments[0]}", args=arguments[1:]))
+        command: Any = tyro.cli(options, prog=f"fedsim {arguments[0]}", args=arguments[1:])
+        return function(command) or 0
     except ConfigError as error:
         print(f"fedsim: {error}", file=sys.stderr)
         return 2
@@ -310,7 +341,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             after = ["finished runs are kept, and the same command goes on from there"]
         print("; ".join(["fedsim: interrupted", *after]), file=sys.stderr)
         return 130
-    return 0
 
 
 if __name__ == "__main__":

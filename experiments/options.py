@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from clients import NLUClient
     from fedsim.faults import Faults
+    from fedsim.leakage import Panel
     from fedsim.models import JointTagger
     from fedsim.population import Population
     from fedsim.schedule import Schedule
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 PROXIMAL_MU = 0.01
 """FedProx's proximal weight where none is given."""
+
+PANEL = 500
+"""Utterances in the panel of --leakage."""
 
 PEOPLE_SEED = 0
 """Seed of the people: who is generated, who is dealt what, what is held out."""
@@ -86,6 +90,10 @@ class RunOptions:
       budgets: of --selection budgets, epsilon:share pairs (2:.54,4:.37,8:.09) or a range (1-8),
         dealt out to devices at random; they and --cohort fix the noise.
       secure_noise: take the noise from the operating system; the run cannot be reproduced.
+      leakage: measure what the model leaks about a panel of 500 utterances, of which fair coins
+        take about half out of training, and audit epsilon by it.
+      leakage_every: rounds between these measurements; ten rounds that are audited, the first and
+        the last among them, are measured anyway.
       evaluate_every: rounds between measurements; default about 20 measurements a run.
       checkpoint_every: rounds between checkpoints, which a run that was interrupted goes on from.
       faults: devices that fail, by probability: unavailable=.1,dropout=.3,nan=.05,exploding=.01,
@@ -144,6 +152,8 @@ class RunOptions:
     run_budget: float | None = None
     budgets: str | None = None
     secure_noise: bool = False
+    leakage: bool = False
+    leakage_every: int = 1
     evaluate_every: int | None = None
     checkpoint_every: int = 1
     faults: str | None = None
@@ -167,6 +177,14 @@ class RunOptions:
             workers != 0 or self.engine == "local",
             "workers is 0, which trains inline, and --engine flower trains in processes of its "
             "own; choose 1 or more, or --engine local",
+        )
+        require(
+            self.leakage_every >= 1,
+            f"leakage_every is {self.leakage_every}; choose 1 (every round) or more",
+        )
+        require(
+            self.leakage or self.leakage_every == 1,
+            f"leakage_every is {self.leakage_every}, which has no effect without --leakage; add it",
         )
         mu = self.proximal_mu
         require(mu is None or mu >= 0, f"proximal_mu is {mu}; choose 0 (none) or more")
@@ -290,6 +308,20 @@ def faults_of(options: RunOptions) -> "Faults | None":
     from fedsim.faults import Faults
 
     return None if options.faults is None else Faults.parse(options.faults)
+
+
+def panel_of(options: RunOptions, population: "Population") -> "Panel | None":
+    """The utterances whose leakage is measured, or None; all of a smaller population's."""
+    if not options.leakage:
+        return None
+    from fedsim.leakage import example_panel
+
+    held = int(population.starts[-1])
+    require(
+        held > 0,
+        "leakage is measured on training utterances, and the population has none; add some",
+    )
+    return example_panel(population, seed=options.seed, size=min(PANEL, held))
 
 
 def population_of(options: RunOptions) -> "Population":

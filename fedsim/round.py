@@ -4,6 +4,7 @@ The four methods of a Flower strategy are called here and nowhere else, so that 
 comes out of them is the same under every engine.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,6 +20,7 @@ from fedsim.engine.replies import arrays_fault, buffers, collect
 from fedsim.models.joint import Parameters
 from fedsim.plan import SERVER, Failure, FinishedRound
 from fedsim.population import Population
+from fedsim.privacy.account import Account
 from fedsim.rng import seeded_globals
 from fedsim.schedule import Schedule
 from fedsim.training.scoring import Scorer
@@ -38,6 +40,8 @@ class Round:
       exchange: sends messages through it, and what goes wrong on the way.
       scorer: scores parameters on the test set.
       dev_scorer: likewise on the dev set.
+      account: the ledgers that strategy and devices are charged to.
+      map: applies a function to items on the threads of this process.
     """
 
     strategy: Strategy
@@ -49,6 +53,8 @@ class Round:
     exchange: Exchange
     scorer: Scorer
     dev_scorer: Scorer
+    account: Account
+    map: Callable[..., Iterable]
 
     def __call__(self, round: int, parameters: Parameters) -> FinishedRound:
         """Train one round.
@@ -104,6 +110,8 @@ class Round:
             evaluated=evaluated,
             score=partial(self.scorer, parameters),
             score_dev=partial(self.dev_scorer, parameters),
+            account=self.account,
+            map=self.map,
         )
 
     def _evaluate(

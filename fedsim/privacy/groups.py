@@ -58,10 +58,11 @@ class Groups:
     times: np.ndarray
     members: np.ndarray
 
-    def bounds(self, delta: float) -> np.ndarray:
+    def bounds(self, delta: float, relation: Relation = "zero-out") -> np.ndarray:
         """Renyi upper bound on every group's epsilon, shape (groups,)."""
         kinds, kind = unique_pairs(self.rates, self.noises)
-        table = np.array([divergences(q, s) for q, s in kinds]).reshape(len(kinds), len(ORDERS))
+        rows_of = [divergences(q, s, relation) for q, s in kinds]
+        table = np.array(rows_of).reshape(len(kinds), len(ORDERS))
         epsilons = np.empty(len(self.members))
         for start in range(0, len(epsilons), 1 << 16):
             rows = slice(start, start + (1 << 16))
@@ -85,19 +86,26 @@ class Groups:
         """A group's exact epsilon."""
         return history_epsilon(self.history(group), delta, relation)
 
-    def worst(self, bounds: np.ndarray, delta: float, among: np.ndarray) -> Worst:
+    def worst(
+        self,
+        bounds: np.ndarray,
+        delta: float,
+        among: np.ndarray,
+        relation: Relation = "zero-out",
+    ) -> Worst:
         """The largest exact epsilon.
 
         Args:
-          bounds: (groups,) from `bounds` at the same delta.
+          bounds: (groups,) from `bounds` at the same delta and relation.
           delta: in (0, 1).
           among: groups to look at, at least one.
+          relation: what neighbours differ in.
         """
         left = among[np.argsort(-bounds[among], kind="stable")]
         best = Worst(-1.0, -1, True)
         for _ in range(MOST_PRICED):
             top = int(left[0])
-            found = self.epsilon(top, delta)
+            found = self.epsilon(top, delta, relation)
             if found > best.epsilon:
                 best = Worst(found, top, True)
             left = left[1:][bounds[left[1:]] > best.epsilon]
