@@ -1,16 +1,12 @@
 """What does a device's own update give away to the server that receives it?
 
-A step of training on an example moves the parameters against its gradient. So an example that was
-in an update has a gradient at the model that was sent which points away from the update. The score
-of a panel example is that alignment,
-
-    -<g / |g|, u / |u|>  minus its mean over the updates of the other devices of the round,
-
-g the example's gradient and u its device's update; the mean takes out what every update has in
-common, because all of them learn the same language. Of several rounds the mean counts. It is what a
-matched filter would look for in an update with noise on it, and the gradient attack of Li et al.,
-"Effective passive membership inference attacks in federated learning against overparameterized
-models", ICLR 2023 (https://openreview.net/forum?id=QsCSLPP55Ku) uses the same angle.
+A step of training on an example moves the parameters against its gradient. So the gradient of an
+example that was in an update, at the model that was sent, points away from it. The score of a panel
+example is minus the cosine between the two, a mean over the rounds in which its device was heard:
+what a matched filter would look for in an update with noise on it. (The angle between gradient and
+update is also what Li, Li and Ribeiro attack, ICLR 2023,
+https://openreview.net/forum?id=QsCSLPP55Ku.) Members and non-members are examples of the same
+devices, so that what sets devices apart tells nothing about the coins.
 
 What may be compared with it: under example-level DP the realised ledger of the attacked device;
 under central DP nothing, because the server sees updates before any noise, and its epsilon is
@@ -79,17 +75,12 @@ class UpdateAttack:
         """Score the panel examples that the devices of a round hold."""
         if round % self.every:
             return
-        common = {name: torch.zeros_like(p) for name, p in sent.items()}
-        for read in replies.values():
-            for name, part in _direction(sent, read()).items():
-                common[name] += part
         for device in np.intersect1d(self.panel.device, [*replies]).tolist():
-            own = _direction(sent, replies[device]())
-            others = max(len(replies) - 1, 1)
-            beyond = {name: part - (common[name] - part) / others for name, part in own.items()}
+            reply = replies[device]()
+            update = {name: reply[name] - p for name, p in sent.items()}
             for member in self._held(device, period).tolist():
                 batch = tensors(self._examples, np.array([member]))
-                self.sums[member] -= _alignment(self.model, sent, batch, beyond)
+                self.sums[member] -= _cosine(self.model, sent, batch, update)
                 self.times[member] += 1
 
     def __call__(self, finished: FinishedRound) -> Figures:
@@ -122,28 +113,21 @@ class UpdateAttack:
         return members[np.isin(self.panel.rows[members] - people.starts[device], held)]
 
 
-def _direction(sent: Parameters, reply: Parameters) -> dict[str, Tensor]:
-    """An update of length 1; zero where the device sent back what it received."""
-    update = {name: reply[name] - p for name, p in sent.items()}
-    length = _length(update.values())
-    return {name: part / length if length > 0 else part for name, part in update.items()}
-
-
-def _alignment(
-    model: JointTagger, sent: Parameters, batch: dict[str, Tensor], along: dict[str, Tensor]
+def _cosine(
+    model: JointTagger, sent: Parameters, batch: dict[str, Tensor], update: dict[str, Tensor]
 ) -> float:
-    """<g / |g|, along> with g the gradient of one example's loss; 0 where that is no number."""
+    """Between the gradient of one example's loss and an update; 0 where one of them is nothing."""
     own = {name: p.detach().requires_grad_() for name, p in sent.items()}
     loss = model.losses(own, batch).sum()
-    gradient = dict(zip(own, torch.autograd.grad(loss, list(own.values())), strict=True))
-    product = sum(float(torch.sum(g * along[name])) for name, g in gradient.items())
-    aligned = product / max(_length(gradient.values()), np.finfo(float).tiny)
-    return aligned if np.isfinite(aligned) else 0.0
+    gradients = torch.autograd.grad(loss, list(own.values()))
+    product = sum(float(torch.sum(g * update[n])) for n, g in zip(own, gradients, strict=True))
+    lengths = _length(gradients) * _length(update.values())
+    cosine = product / lengths if lengths else 0.0
+    # A model that diverged must not end the run.
+    return cosine if np.isfinite(cosine) else 0.0
 
 
 def _length(parts: Iterable[Tensor]) -> float:
     """Euclidean norm of several tensors together."""
-    return float(
-        sum(float(torch.linalg.vector_norm(part, dtype=torch.float64)) ** 2 for part in parts)
-        ** 0.5
-    )
+    squares = [float(torch.linalg.vector_norm(p, dtype=torch.float64)) ** 2 for p in parts]
+    return float(np.sqrt(sum(squares)))
