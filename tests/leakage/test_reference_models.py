@@ -25,7 +25,7 @@ LOG = SignalLog(
     model=MODEL,
     panel=panel_examples(PANEL, PEOPLE),
     others=others_of(PEOPLE, 5),
-    due=Due(every=2),
+    due=Due(every=1),
 )
 
 
@@ -34,8 +34,8 @@ def attacked(**changes):
         "population": PANEL.applied(PEOPLE),
         "model": MODEL,
         "client": NLUClient(),
-        "strategy": Selective(FedAvg(), ActivitySelection(cohort=4)),
-        "schedule": Static(rounds=4),
+        "strategy": Selective(FedAvg(), ActivitySelection(cohort=3)),
+        "schedule": Static(rounds=2),
         "seed": 5,
         "workers": 0,
     }
@@ -71,7 +71,7 @@ def rounds_run(monkeypatch):
 
 def test_what_they_say_is_what_runs_under_redrawn_coins_say(tmp_path):
     references = trained(folder=tmp_path)
-    assert len(references) == 3 and references.rounds.tolist() == [2, 4]
+    assert len(references) == 3 and references.rounds.tolist() == [1, 2]
     seeds = {}
     for path in tmp_path.iterdir():
         record = load_run(path)
@@ -105,29 +105,29 @@ def test_a_folder_changes_nothing_but_what_is_kept(tmp_path):
 
 def test_none_is_trained_twice(tmp_path, rounds_run):
     first = trained(folder=tmp_path)
-    assert rounds_run["rounds"] == 12
+    assert rounds_run["rounds"] == 6
     again = trained(folder=tmp_path)
     more = trained(folder=tmp_path, models=4)
-    assert rounds_run["rounds"] == 16
+    assert rounds_run["rounds"] == 8
     assert np.array_equal(first.panel, again.panel)
     assert np.array_equal(first.panel, more.panel[:3])
 
 
 def test_after_an_interrupt_the_finished_ones_are_kept_and_the_others_go_on(tmp_path, rounds_run):
-    rounds_run["interrupted_at"] = 6
+    rounds_run["interrupted_at"] = 3
     with pytest.raises(KeyboardInterrupt):
         trained(folder=tmp_path)
     rounds_run["interrupted_at"] = None
     references = trained(folder=tmp_path)
-    assert rounds_run["rounds"] == 12
+    assert rounds_run["rounds"] == 6
     assert np.array_equal(references.panel, trained().panel)
 
 
 CHANGES = [
     {"client": NLUClient(local_epochs=2)},
-    {"strategy": Selective(FedAvgM(), ActivitySelection(cohort=4))},
-    {"strategy": Selective(FedAvg(), UniformSelection(cohort=4))},
-    {"schedule": Continual(periods=2, rounds=4)},
+    {"strategy": Selective(FedAvgM(), ActivitySelection(cohort=3))},
+    {"strategy": Selective(FedAvg(), UniformSelection(cohort=3))},
+    {"schedule": Continual(periods=2, rounds=2)},
     {"population": PANEL.redrawn(5, 1).applied(PEOPLE)},
     {"model": BiLSTMTagger.sized_for(PEOPLE, embedding=4, hidden=4, seed=1)},
     {"seed": 6},
