@@ -201,13 +201,13 @@ def test_a_run_is_attacked_every_k_rounds_and_not_touched():
 
 
 def test_a_model_that_learns_by_heart_is_found_out(unlearnable):
-    people = unlearnable(120)
+    people = unlearnable(120, devices=1)
     panel = example_panel(people, seed=0, size=120)
     client = {"batch_size": 60, "local_epochs": 40, "optimizer": "adamw", "learning_rate": 0.03}
     simulation = attacked(panel, people, schedule=Static(rounds=1), **client)
     probe = reference_attack(simulation, panel=panel, population=people, progress=False)
     figures = replace(simulation, probes=[probe]).run(progress=False).rounds[-1]["figures"]
-    for name in ATTACKS[:1]:
+    for name in ("lira", "rmia"):
         assert figures[f"leakage/auc_by_{name}"] > 0.9
 
 
