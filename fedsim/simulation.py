@@ -30,7 +30,7 @@ from fedsim.population import Population
 from fedsim.privacy.account import Account
 from fedsim.privacy.example_spent import ExamplePrivacy, example_privacy
 from fedsim.privacy.spent import privacy_probe
-from fedsim.probes import Probe, standard_probes
+from fedsim.probes import Observer, Probe, standard_probes
 from fedsim.progress import Progress
 from fedsim.record import Run, Writer, is_finished, load_run
 from fedsim.record.checkpoint import Checkpoints
@@ -196,6 +196,7 @@ class Simulation:
             dev_scorer=Scorer(self.model, people.dev, map),
             account=account,
             map=map,
+            observers=[probe for probe in probes if isinstance(probe, Observer)],
         )
         untrained = one_round.scorer(parameters)
         assumptions = surprises(getattr(self.strategy, "policy", None), people)
