@@ -2,8 +2,9 @@
 
     python -m experiments.peers.flower_ray CORES MODULES FILE ROUNDS
 
-with MODULES "built" for every message, as in Flower's quickstart, or "kept" by each actor, prints one JSON line: seconds and examples of every round. `flwr run` is given an app folder, a home
-and a SuperLink of its own, which end with this process. There are as many nodes as devices.
+with MODULES "built" for every message, as in Flower's quickstart, or "kept" by each actor, prints
+one JSON line: seconds and examples of every round. `flwr run` is given an app folder, a home and a
+SuperLink of its own, which end with this process. There are as many nodes as devices.
 """
 
 import sys
