@@ -60,7 +60,7 @@ PRESETS: dict[str, Size] = {
         # Of snips nobody is known to have said anything: devices like those of massive in size.
         corpora={"snips": {"devices": 600}, "massive": {}},
         models=("bilstm", "transformer"),
-        noise={"exact": (0.4, 0.8, 1.6), "edp-sgd": (0.4, 0.8, 1.6)},
+        noise={"exact": (0.4, 0.8, 1.6), "edp-sgd": (0.8,)},
         options={"rounds": 30, "evaluate_every": 30},
         epochs=10,
         seeds=1,
