@@ -5,7 +5,7 @@ see a mechanism as steps: worlds of raw contributions go in (a row for each devi
 where it is zero), noised sums come out.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Protocol
@@ -207,8 +207,3 @@ def noise_statistics(mechanism: Steps, steps: int = 24) -> str | None:
     if 2 * norm.sf(surest) < ERROR / len(pairs):
         return f"noises of two steps have a correlation of {np.abs(pairs).max():.2g}"
     return None
-
-
-def first_complaint(*checks: Callable[[Any], str | None]) -> Callable[[Any], str | None]:
-    """Several checks as one."""
-    return lambda mechanism: next((f for check in checks if (f := check(mechanism))), None)
