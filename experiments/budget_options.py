@@ -76,6 +76,11 @@ def dealt(text: str, devices: int, seed: int) -> tuple[float, ...]:
       >>> sorted(dealt("2:.5,8:.5", 4, seed=0)), sorted(dealt("1-4", 3, seed=0))
       ([2.0, 2.0, 8.0, 8.0], [1.0, 2.0, 4.0])
     """
+    # Options are parsed without them, so that --help answers at once.
+    import numpy as np
+
+    from fedsim.rng import stream
+
     groups = _groups(text)
     if isinstance(groups, dict):
         ends = np.round(np.cumsum(list(groups.values())) * devices).astype(int)
