@@ -3,7 +3,8 @@
 The upper end of every comparison: the same model on the same training examples, by AdamW on
 shuffled batches, or privately (`--dp example`), by DP-SGD on Poisson batches of all examples. It
 writes the same record as a simulation, with epochs for rounds. A private run has one account, that
-of a single device which holds everything and takes part in every epoch.
+of a single device which holds everything and takes part once, in all epochs: noise that decays goes
+on falling from epoch to epoch, and each epoch is charged the noise of its own steps.
 """
 
 import time
@@ -23,8 +24,8 @@ from fedsim.models import JointTagger
 from fedsim.plan import FinishedRound
 from fedsim.population import Examples, Population
 from fedsim.population.examples import concatenate
-from fedsim.privacy import ExampleLedger, LocalSteps
-from fedsim.privacy.example_spent import ExamplePrivacy
+from fedsim.privacy import LocalSteps
+from fedsim.privacy.example_spent import ExamplePrivacy, account
 from fedsim.probes import standard_probes
 from fedsim.record import Run, Writer
 from fedsim.record.contents import device_arrays, start_contents, summary_contents
@@ -94,7 +95,9 @@ def _run_central(options: RunOptions, writer: Writer) -> Run:
     everything = all_training_examples(people)
     training = _Training.of(options, model, people, everything)
     privacy = training.privacy
-    assumptions = [] if privacy is None else [_ASSUMPTION.format(privacy.ledger.delta)]
+    assumptions = []
+    if privacy is not None:
+        assumptions = [_ASSUMPTION.format(privacy.ledger.delta), *privacy.caveats]
     resolved = None if privacy is None else privacy.resolved
     start = start_contents(people, parameters, scorer(parameters), assumptions, resolved)
     devices = device_arrays(people)
@@ -107,8 +110,9 @@ def _run_central(options: RunOptions, writer: Writer) -> Run:
         tick = time.perf_counter()
         state |= {"loss": 0.0, "seen": 0.0}
         if privacy is not None:
-            local = privacy.local
-            privacy.ledger.charge(0, privacy.mechanism.participation(len(everything), local))
+            steps = privacy.local.steps(len(everything)) // EPOCHS
+            rate = privacy.local.rate(len(everything))
+            privacy.spend(0, (epoch - 1) * steps, steps, rate)
         for batch in training.batches(everything, stream(options.seed, "central", epoch)):
             state = procedure.step(state, batch)
         parameters = {name: p.clone() for name, p in procedure.finish(state).items()}
@@ -184,26 +188,23 @@ class _Training:
             return _Training(procedure=ordinary, batches=_shuffled_batches)
         client = client_of(_bounded(options))
         assert client.privacy is not None
-        local = LocalSteps(batch_size=PRIVATE_BATCH_SIZE)
+        local = LocalSteps(batch_size=PRIVATE_BATCH_SIZE, local_epochs=EPOCHS)
         examples = len(everything)
-        mechanism = client.privacy.resolved(np.array([examples]), examples, local)
-        assert mechanism.delta is not None
-        made = private_procedures(mechanism, model, client.rate(model), PRIVATE_BATCH_SIZE)
+        sized = client.privacy.sized_for(dict(model.named_parameters()))
+        mechanism = sized.resolved(np.array([examples]), examples, local)
+        made = private_procedures(
+            mechanism, model, client.rate(model), PRIVATE_BATCH_SIZE, client.dp_backend
+        )
         return _Training(
             procedure=made(0.0),
             batches=_poisson_batches,
-            privacy=ExamplePrivacy(
-                mechanism=mechanism,
-                local=local,
-                people=people,
-                ledger=ExampleLedger(1, mechanism.delta),
-            ),
+            privacy=account(mechanism, local, people, devices=1),
         )
 
 
 def _bounded(options: RunOptions) -> RunOptions:
-    """Options whose one device takes part in every epoch."""
-    return replace(options, max_participations=EPOCHS) if options.dp == "example" else options
+    """Options whose one device takes part once, in all epochs."""
+    return replace(options, max_participations=1) if options.dp == "example" else options
 
 
 def _shuffled_batches(
