@@ -78,6 +78,11 @@ class DPSGD:
             "choose a finite clip_norm and a finite noise_multiplier",
         )
         require(self.physical_size >= 1, f"physical_size is {self.physical_size}; choose 1 or more")
+        require(
+            self.gradient is clipped_gradient or not self.clipping.whole,
+            "clipping is in micro-batches, which the clipping kernel alone computes; choose the "
+            "backend book-keeping, and a model built from the layer functions of fedsim.models",
+        )
         if self.adaptive:
             split_noise(self.adaptive, noise, self.clipping.bound, torch.ones(()))
 

@@ -8,6 +8,7 @@ for Opacus keeps what it computes on the parameters.
 """
 
 import threading
+import warnings
 
 import torch
 from opacus.grad_sample import (
@@ -22,6 +23,9 @@ from fedsim.training.kernel import Clipped
 from fedsim.training.kernel.clipping import FLAT, Factors
 from fedsim.training.opacus.twins import Twin, gathered, twin_of
 from fedsim.training.procedures import Losses
+
+# Words are numbers without a gradient; the hooks of an embedding get all they need.
+warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
 
 
 class HooksGradient:
