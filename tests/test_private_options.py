@@ -17,9 +17,8 @@ from fedsim import ConfigError, Faults, Population, Simulation, Static
 from fedsim.models import BiLSTMTagger
 from fedsim.models.joint import linear
 from fedsim.models.tape import Blocks, Packed
-from fedsim.privacy import ExampleLevel, NoiseDecay, epsilon
+from fedsim.privacy import ExampleLedger, ExampleLevel, NoiseDecay, epsilon
 from fedsim.privacy.edp_sgd import edp_sgd, naive_reading
-from fedsim.privacy.example_spent import ExamplePrivacy
 from fedsim.privacy.release import DeviceLevel
 from fedsim.record import Writer
 from fedsim.training import dpsgd, poisson
@@ -172,16 +171,19 @@ def done(monkeypatch):
 
 @pytest.fixture
 def charged(monkeypatch):
-    """(noise multiplier, sensitivity, rate) of every step that is charged, naive readings apart."""
-    steps, spend = [], ExamplePrivacy.spend
+    """(noise multiplier, sensitivity, rate) of every step that the honest ledger is charged."""
+    ledgers, charge = {}, ExampleLedger.charge
 
-    def noted(self, device, first, count, rate):
-        for event in self.mechanism.events(first, count, rate):
-            steps.extend([(event.noise_multiplier, event.sensitivity, event.rate)] * event.steps)
-        spend(self, device, first, count, rate)
+    def noted(self, device, events):
+        events = list(events)
+        charge(self, device, events)
+        for e in events:
+            step = (e.noise_multiplier, e.sensitivity, e.rate)
+            ledgers.setdefault(id(self), []).extend([step] * e.steps)
 
-    monkeypatch.setattr(ExamplePrivacy, "spend", noted)
-    return steps
+    monkeypatch.setattr(ExampleLedger, "charge", noted)
+    # The naive reading of a participation is charged after it.
+    return lambda: next(iter(ledgers.values()))
 
 
 @pytest.mark.parametrize("decay", [None, "0.7:20"])
@@ -190,13 +192,13 @@ def test_what_is_charged_is_what_was_done(way, decay, done, charged):
     """Sum and clip bits together cost one Gaussian: sigma^-2 = sum^-2 + (2 bits)^-2."""
     simulation(clipping=way, noise_decay=decay, local_epochs=2).run(progress=False)
     noises, rates = done
-    bound = 2.0 if way == "edp-sgd" else 1.0
-    assert [each for _, each, _ in charged] == pytest.approx([bound] * len(charged))
+    bound, steps = 2.0 if way == "edp-sgd" else 1.0, charged()
+    assert [each for _, each, _ in steps] == pytest.approx([bound] * len(steps))
     bits = [(2 * b) ** -2 if b else 0.0 for _, b in noises]
     used = [(s**-2 + b) ** -0.5 for (s, _), b in zip(noises, bits, strict=True)]
     assert any(bits) == (way == "adaptive")
     got = Counter((round(s, 6), round(q, 9)) for s, q in zip(used, rates, strict=True))
-    assert got == Counter((round(s, 6), round(q, 9)) for s, _, q in charged)
+    assert got == Counter((round(s, 6), round(q, 9)) for s, _, q in steps)
 
 
 @pytest.mark.parametrize("both", [False, True], ids=["example", "both"])
