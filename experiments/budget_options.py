@@ -78,7 +78,6 @@ def dealt(text: str, devices: int, seed: int) -> tuple[float, ...]:
     """
     # Options are parsed without them, so that --help answers at once.
 
-
     groups = _groups(text)
     if isinstance(groups, dict):
         ends = np.round(np.cumsum(list(groups.values())) * devices).astype(int)

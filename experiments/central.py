@@ -3,7 +3,8 @@
 The upper end of every comparison: the same model on the same training examples, by AdamW on
 shuffled batches, or privately (`--dp example`), by DP-SGD on Poisson batches of all examples. It
 writes the same record as a simulation, with epochs for rounds. A private run has one account, that
-of a single device which holds everything and takes part in every epoch.
+of a single device which holds everything and takes part once, in all epochs: noise that decays goes
+on falling from epoch to epoch, and each epoch is charged the noise of its own steps.
 """
 
 import time
@@ -24,8 +25,8 @@ from fedsim.models import JointTagger
 from fedsim.plan import FinishedRound
 from fedsim.population import Examples, Population
 from fedsim.population.examples import concatenate
-from fedsim.privacy import ExampleLedger, ExampleLevel, Gaussian, LocalSteps
-from fedsim.privacy.example_spent import ExamplePrivacy
+from fedsim.privacy import LocalSteps
+from fedsim.privacy.example_spent import ExamplePrivacy, account
 from fedsim.probes import standard_probes
 from fedsim.record import Run, Writer
 from fedsim.record.contents import device_arrays, start_contents, summary_contents
@@ -96,8 +97,8 @@ class _Plan:
     epochs: int
 
     def bounded(self, options: RunOptions) -> RunOptions:
-        """Options whose one device takes part in every epoch."""
-        return replace(options, max_participations=self.epochs if options.dp == "example" else None)
+        """Options whose one device takes part once, in all epochs."""
+        return replace(options, max_participations=1 if options.dp == "example" else None)
 
 
 def _run_central(options: RunOptions, plan: _Plan, writer: Writer) -> Run:
@@ -120,7 +121,9 @@ def _run_central(options: RunOptions, plan: _Plan, writer: Writer) -> Run:
     everything = all_training_examples(people)
     training = _Training.of(options, plan, model, people, everything)
     privacy = training.privacy
-    assumptions = [] if privacy is None else [_ASSUMPTION.format(privacy.ledger.delta)]
+    assumptions = []
+    if privacy is not None:
+        assumptions = [_ASSUMPTION.format(privacy.ledger.delta), *privacy.caveats]
     resolved = None if privacy is None else privacy.resolved
     start = start_contents(people, parameters, scorer(parameters), assumptions, resolved)
     devices = device_arrays(people)
@@ -133,7 +136,9 @@ def _run_central(options: RunOptions, plan: _Plan, writer: Writer) -> Run:
         tick = time.perf_counter()
         state |= {"loss": 0.0, "seen": 0.0}
         if privacy is not None:
-            privacy.ledger.charge(0, epoch_events(privacy.mechanism, len(everything), epoch))
+            steps = privacy.local.steps(len(everything)) // plan.epochs
+            rate = privacy.local.rate(len(everything))
+            privacy.spend(0, (epoch - 1) * steps, steps, rate)
         for batch in training.batches(everything, stream(options.seed, "central", epoch)):
             state = procedure.step(state, batch)
         parameters = {name: p.clone() for name, p in procedure.finish(state).items()}
@@ -168,33 +173,6 @@ def _run_central(options: RunOptions, plan: _Plan, writer: Writer) -> Run:
         parameters=parameters,
         files=files,
     )
-
-
-def epoch_events(private: ExampleLevel, examples: int, epoch: int) -> list[Gaussian]:
-    """The events of one epoch of private central training, whose noise falls over all epochs.
-
-    Args:
-      private: with its noise.
-      examples: trained on.
-      epoch: from 1.
-
-    Example:
-      >>> from fedsim.privacy import NoiseDecay
-      >>> falling = NoiseDecay(factor=0.5, every=2)
-      >>> private = ExampleLevel(noise_multiplier=1.0, decay=falling)
-      >>> [event.noise_multiplier for event in epoch_events(private, 512, epoch=2)]
-      [0.5, 0.5]
-    """
-    local = LocalSteps(batch_size=PRIVATE_BATCH_SIZE)
-    steps, sigma = local.steps(examples), private.noise_multiplier or 0.0
-    return [
-        Gaussian(
-            noise_multiplier=sigma * private.decay.at(step),
-            rate=local.rate(examples),
-            sensitivity=private.sensitivity,
-        )
-        for step in range((epoch - 1) * steps, epoch * steps)
-    ]
 
 
 _ASSUMPTION = (
@@ -240,22 +218,19 @@ class _Training:
             return _Training(procedure=ordinary, batches=_shuffled_batches)
         client = client_of(plan.bounded(options))
         assert client.privacy is not None
-        local = LocalSteps(batch_size=PRIVATE_BATCH_SIZE)
+        local = LocalSteps(batch_size=PRIVATE_BATCH_SIZE, local_epochs=plan.epochs)
         examples = len(everything)
-        parameters, steps = dict(model.named_parameters()), local.steps(examples)
+        parameters = dict(model.named_parameters())
+        steps = local.steps(examples) // plan.epochs
         private = central_privacy(client.privacy, plan.mechanism, parameters, steps)
-        mechanism = private.resolved(np.array([examples]), examples, local)
-        assert mechanism.delta is not None
-        made = private_procedures(mechanism, model, client.rate(model), PRIVATE_BATCH_SIZE)
+        mechanism = private.sized_for(parameters).resolved(np.array([examples]), examples, local)
+        made = private_procedures(
+            mechanism, model, client.rate(model), PRIVATE_BATCH_SIZE, client.dp_backend
+        )
         return _Training(
             procedure=made(0.0),
             batches=private_batches,
-            privacy=ExamplePrivacy(
-                mechanism=mechanism,
-                local=local,
-                people=people,
-                ledger=ExampleLedger(1, mechanism.delta),
-            ),
+            privacy=account(mechanism, local, people, devices=1),
         )
 
 

@@ -74,6 +74,13 @@ class RunOptions:
       clip_norm: largest norm of a device's update (of an example's gradient, with --dp example).
       example_noise_multiplier: the devices' own noise, with --dp both; default 1.
       example_clip_norm: largest norm of an example's gradient, with --dp both; default 1.
+      clipping: how gradients of examples are clipped: to one norm (flat); normalised (automatic);
+        layer by layer (per-layer); to a norm that follows their median (adaptive); or, as a
+        baseline, in micro-batches layer by layer (edp-sgd, whose noise falls with --noise-decay).
+      noise_decay: FACTOR:STEPS, such as 0.9:10; what the devices' noise is multiplied by after so
+        many local steps, from the first step of every participation on.
+      dp_backend: who clips the gradients of examples: this project's kernel (book-keeping), or
+        Opacus to compare with, which clips flat alone.
       epsilon: what the worst device may have spent at the end, instead of a noise multiplier; with
         --dp example it needs --max-participations.
       max_participations: rounds after which a device that protects its examples refuses to train.
@@ -140,6 +147,9 @@ class RunOptions:
     clip_norm: float = 1.0
     example_noise_multiplier: float | None = None
     example_clip_norm: float | None = None
+    clipping: Literal["flat", "automatic", "per-layer", "adaptive", "edp-sgd"] = "flat"
+    noise_decay: str | None = None
+    dp_backend: Literal["book-keeping", "opacus-hooks", "opacus-ghost"] = "book-keeping"
     epsilon: float | None = None
     max_participations: int | None = None
     delta: float | None = None
@@ -289,6 +299,7 @@ def client_of(options: RunOptions) -> "NLUClient":
         learning_rate=options.learning_rate,
         proximal_mu=own,
         privacy=example_level_of(options),
+        dp_backend=options.dp_backend,
     )
 
 
