@@ -10,10 +10,7 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from fedsim.errors import ConfigError, require
-from fedsim.rng import stream
 
 if TYPE_CHECKING:
     from experiments.options import RunOptions
