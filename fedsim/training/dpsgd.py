@@ -19,6 +19,7 @@ from fedsim.privacy.clipping import Clipping, Flat, Terms
 from fedsim.privacy.noise import secure
 from fedsim.privacy.noise_decay import NoiseDecay
 from fedsim.privacy.release import AdaptiveClipping
+from fedsim.rng import noise_generator
 from fedsim.training.backends import ClippedGradient
 from fedsim.training.clip_norm import SplitNoise, adapted, clip_bits, split_noise
 from fedsim.training.kernel import clipped_gradient
@@ -112,9 +113,7 @@ class DPSGD:
             )
             assert stream is not None
             if self._seeded:
-                generator = torch.Generator(where)
-                generator.manual_seed(int(stream.integers(2**63)))
-                state["noise"] = generator.get_state()
+                state["noise"] = noise_generator(stream, where).get_state()
             if self.clipping.whole:
                 state["key"] = torch.tensor(int(stream.integers(2**63)), device=where)
         return state
