@@ -1,7 +1,10 @@
 """Example-level DP from the draw to the record."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from flwr.app import ConfigRecord
 from flwr.serverapp.strategy import FedAvg, FedProx
 
 from clients import NLUClient
@@ -96,6 +99,37 @@ def test_a_device_refuses_after_its_last_participation_and_pays_no_more():
     known = ExampleLevel(noise_multiplier=run.start["privacy"]["example"]["noise_multiplier"])
     expected = by_hand(run, privacy=known, most=1).figures()
     assert run.rounds[-1]["example_epsilon_median"] == expected["example_epsilon_median"]
+
+
+class Forgetful(FedAvg):
+    """Sends no config of its own: devices would take every round for round 0."""
+
+    def configure_train(self, server_round, arrays, config, grid):
+        messages = list(super().configure_train(server_round, arrays, config, grid))
+        for message in messages:
+            message.content["config"] = ConfigRecord({})
+        return messages
+
+
+class Insistent(FedAvg):
+    """Asks every device twice."""
+
+    def configure_train(self, *args):
+        ask = super().configure_train
+        return [*ask(*args), *ask(*args)]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "says"),
+    [
+        (Forgetful, "sent server-round None and period None in round 1 and period 0"),
+        (Insistent, "addressed device 0 twice in round 1, and both replies would have the same"),
+    ],
+)
+def test_no_device_draws_the_same_noise_twice(strategy, says):
+    bare = strategy(fraction_train=1.0, fraction_evaluate=0.0)
+    with pytest.raises(ConfigError, match=says):
+        replace(simulation(), strategy=bare).run(progress=False)
 
 
 def test_who_is_drawn_does_not_depend_on_who_refuses():

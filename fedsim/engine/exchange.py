@@ -15,11 +15,12 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-from flwr.app import Error, Message
+from flwr.app import ConfigRecord, Error, Message
 from flwr.serverapp import Grid
 
-from fedsim.engine.flower import NODE_UNAVAILABLE, RAISED
+from fedsim.engine.flower import NODE_UNAVAILABLE, RAISED, records
 from fedsim.engine.replies import DROPPED_OUT, LATE, REFUSAL, SIMULATED, SpoiledArray
+from fedsim.errors import require
 from fedsim.faults import Faults
 from fedsim.plan import Failure, FinishedRound
 from fedsim.population import Population
@@ -61,6 +62,8 @@ class Exchange:
         """
         refusals: list[Message] = []
         if self.example is not None:
+            messages = list(messages)
+            _require_own_noise(messages, round, period)
             messages, refusals = _charged(self.example, messages, period)
         if self.faults is None:
             return chain(refusals, grid.send_and_receive(messages))
@@ -126,11 +129,35 @@ class Exchange:
         return dict(zip(devices.tolist(), seconds.tolist(), strict=True))
 
 
+def _require_own_noise(messages: list[Message], round: int, period: int) -> None:
+    """Refuse messages that would let devices draw coins and noise twice, or be charged too little.
+
+    Both are drawn from the round in the message, and what is trained on follows from the period.
+    """
+    times = Counter(m.metadata.dst_node_id for m in messages)
+    twice = [device for device, count in times.items() if count > 1]
+    require(
+        not twice,
+        f"the strategy addressed device {min(twice, default=0)} twice in round {round}, and both "
+        "replies would have the same noise; address a device that protects its examples once",
+    )
+    for message in messages:
+        told: dict[str, Any] = {}
+        for record in records(message.content, ConfigRecord).values():
+            told |= record
+        said = told.get("server-round"), told.get("period")
+        require(
+            said == (round, period),
+            f"the strategy sent server-round {said[0]} and period {said[1]} in round {round} and "
+            f"period {period}, from which devices that protect their examples draw their noise; "
+            "send on the config that configure_train is given, with the round as 'server-round'",
+        )
+
+
 def _charged(
-    example: ExamplePrivacy, messages: Iterable[Message], period: int
+    example: ExamplePrivacy, messages: list[Message], period: int
 ) -> tuple[list[Message], list[Message]]:
     """Messages to devices that take part, charged for it, and the replies of those that refuse."""
-    messages = list(messages)
     refused = example.charge([m.metadata.dst_node_id for m in messages], period)
     spent = Error(code=REFUSAL, reason="the device has taken part as often as its privacy allows")
     return (
