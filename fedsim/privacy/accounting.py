@@ -15,7 +15,7 @@ import numpy as np
 from fedsim.errors import require
 from fedsim.privacy.closed_form import gaussian_delta, gaussian_epsilon
 from fedsim.privacy.events import Event, NonPrivate
-from fedsim.privacy.loss import GRID, Step, compose
+from fedsim.privacy.loss import GRID, LEAST_NOISE, Step, compose
 from fedsim.privacy.renyi import ORDERS, divergences, to_epsilon
 from fedsim.privacy.step_loss import Relation
 
@@ -54,6 +54,8 @@ def delta_at(events: Iterable[Event], epsilon: float, relation: Relation = "zero
     require(epsilon >= 0, f"epsilon is {epsilon}; choose 0 or more")
     history = canonical(events)
     if history is None:
+        return 1.0
+    if _quiet(history):
         return 1.0
     mu = _mu(history, relation)
     if mu is not None:
@@ -100,6 +102,8 @@ def canonical(events: Iterable[Event]) -> tuple[Step, ...] | None:
 @lru_cache(maxsize=1 << 16)
 def history_epsilon(history: tuple[Step, ...], delta: float, relation: Relation) -> float:
     """`epsilon` of steps in canonical form."""
+    if _quiet(history):
+        return INFINITE
     mu = _mu(history, relation)
     if mu is not None:
         return gaussian_epsilon(mu, delta)
@@ -119,6 +123,11 @@ def _mu(history: tuple[Step, ...], relation: Relation) -> float | None:
         return None
     shift = 1.0 if relation == "zero-out" else 2.0
     return shift * sum(n / s**2 for _, s, n in history) ** 0.5
+
+
+def _quiet(history: tuple[Step, ...]) -> bool:
+    """Whether some step has next to no noise."""
+    return any(s < LEAST_NOISE for _, s, _ in history)
 
 
 def _unsampled_as_one(history: tuple[Step, ...]) -> tuple[Step, ...]:

@@ -23,6 +23,7 @@ from functools import lru_cache
 import numpy as np
 from scipy.special import logsumexp
 
+from fedsim.privacy.loss import LEAST_NOISE
 from fedsim.privacy.step_loss import Relation
 
 ORDERS = np.concatenate(
@@ -32,6 +33,10 @@ ORDERS = np.concatenate(
     ]
 )
 """Orders alpha at which divergences are kept."""
+
+LEAST_SAMPLED = 0.05
+"""Effective noise below which the coin is left out of the bound: it takes little off what so little
+noise costs, and the integral would need millions of points."""
 
 
 @lru_cache(maxsize=1 << 16)
@@ -49,9 +54,9 @@ def divergences(rate: float, noise: float, relation: Relation = "zero-out") -> n
     """
     if rate == 0:
         found = np.zeros(len(ORDERS))
-    elif noise == 0:
+    elif noise < LEAST_NOISE:
         found = np.full(len(ORDERS), np.inf)
-    elif rate == 1:
+    elif rate == 1 or noise < LEAST_SAMPLED:
         shift = 1.0 if relation == "zero-out" else 2.0
         found = shift**2 * ORDERS / (2 * noise**2)
     else:

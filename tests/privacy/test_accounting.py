@@ -22,7 +22,7 @@ from fedsim.privacy import (
     rounded,
 )
 from fedsim.privacy.loss import compose
-from fedsim.privacy.renyi import ORDERS, divergences, to_epsilon
+from fedsim.privacy.renyi import LEAST_SAMPLED, ORDERS, divergences, to_epsilon
 
 REFERENCE = [
     (0.005, 1, 100, 1e-4, 0.237),
@@ -242,6 +242,21 @@ def test_hardly_any_noise_costs_a_finite_fortune(noise):
     sampled = epsilon([run(0.3, noise, 3)], 1e-5)
     assert 0.9 < sampled / epsilon([run(1.0, noise, 3)], 1e-5) <= 1.01
     assert sampled > 100
+
+
+@pytest.mark.parametrize("rate", [0.5, 1.0])
+@pytest.mark.parametrize("noise", [1e-6, 1e-170])
+def test_next_to_no_noise_is_no_noise(rate, noise):
+    events = [run(rate, noise, 2)]
+    assert epsilon(events, 1e-5) == renyi_bound(events, 1e-5) == math.inf
+    assert delta_at(events, 1.0) == 1.0
+
+
+@pytest.mark.parametrize("relation", ["zero-out", "replace-one"])
+def test_below_the_noise_at_which_the_coin_is_left_out_the_bound_still_lies_above(relation):
+    noise = LEAST_SAMPLED / 10
+    bound = to_epsilon(3 * divergences(0.3, noise, relation), 1e-5)
+    assert bound >= epsilon([run(0.3, noise, 3)], 1e-5, relation)
 
 
 def test_micro_batches_are_priced_at_half_the_noise():

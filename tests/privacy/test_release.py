@@ -104,6 +104,12 @@ def test_noise_is_standard_normal(draw):
     assert abs(np.corrcoef(numbers[:-1], numbers[1:])[0, 1]) < 4.9 / math.sqrt(1e5)
 
 
+@pytest.mark.parametrize("byte", [b"\x00", b"\xff"])
+def test_secure_noise_is_finite_whatever_the_system_draws(monkeypatch, byte):
+    monkeypatch.setattr("os.urandom", lambda count: byte * count)
+    assert np.isfinite(secure(3)).all()
+
+
 def test_secure_noise_never_repeats():
     assert not (secure(8) == secure(8)).any()
 
