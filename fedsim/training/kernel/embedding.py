@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from fedsim.models.tape import Use
-from fedsim.training.kernel.linear import gram
+from fedsim.training.kernel.linear import gram, gram_squares
 from fedsim.training.kernel.rules import Measured, Rule, of_rows, register
 
 
 def measure(use: Use, ids: Tensor, slopes: Tensor) -> Measured:
     """Parameter: the table, (..., table rows, width); `ids` are (..., rows, pieces)."""
     pairs = _equal_pairs(use.rows.by_example(ids), slopes.dtype)
-    squares = (gram(use.rows.by_example(slopes)) * pairs).sum((-2, -1))
+    squares = gram_squares(gram(use.rows.by_example(slopes)), pairs)
     return Measured(use.gain**2 * squares, (slopes,))
 
 

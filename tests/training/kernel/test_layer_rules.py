@@ -131,3 +131,37 @@ def test_an_empty_batch_sums_to_zero(layer):
     clipped = clipped_gradient(layer, parameters, {k: v[:0] for k, v in batch.items()}, 1.0)
     assert clipped.norms.shape == (0,)
     assert not any(g.any() for g in clipped.gradients.values())
+
+
+def linear_outputs(p, batch):
+    x = batch["inputs"]
+    outputs = linear(x.flatten(-3, -2), p["w"], p["b"], Blocks(*x.shape[:2]))
+    return (outputs.view(*x.shape[:2], -1) * batch["slopes"]).sum((-2, -1))
+
+
+def embedding_outputs(p, batch):
+    words = _embed(p["table"], batch["ids"].flatten(0, 1), Blocks(*batch["ids"].shape[:2]))
+    return (words.view(*batch["slopes"].shape) * batch["slopes"]).sum((-2, -1))
+
+
+@pytest.mark.parametrize("losses", [linear_outputs, embedding_outputs])
+def test_words_that_cancel_out_do_not_hide_a_gradient_longer_than_the_clip_norm(losses):
+    """The squares of what cancels are millions of times that of what is left."""
+    draw = torch.Generator().manual_seed(0)
+    examples, tokens, width = 50, 8, 32
+    loud = torch.randn(examples, 1, width, generator=draw)
+    signs = torch.tensor([1.0, -1.0]).repeat(tokens // 2).view(tokens, 1)
+    batch = {
+        "inputs": torch.randn(examples, 1, width, generator=draw).expand(-1, tokens, -1),
+        "ids": torch.ones(examples, tokens, 1, dtype=torch.int64),
+        "slopes": loud * signs + 3e-5 * torch.randn(examples, tokens, width, generator=draw),
+    }
+    shapes = {"w": (width, width), "b": (width,)}
+    if losses is embedding_outputs:
+        shapes = {"table": (3, width)}
+    for b in range(examples):
+        one = {n: v[b : b + 1] for n, v in batch.items()} | {"weight": torch.ones(1)}
+        parameters = {n: torch.zeros(shape) for n, shape in shapes.items()}
+        clipped = clipped_gradient(losses, parameters, one, clip_norm=1e-3)
+        length = torch.cat([g.flatten() for g in clipped.gradients.values()]).norm()
+        assert 0 < length <= 1.02e-3
