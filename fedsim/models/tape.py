@@ -128,4 +128,4 @@ class Packed:
 
     @property
     def _rectangular(self) -> bool:
-        return len(self.packing.mirror) == self.packing.examples * self.packing.tokens
+        return self.packing.mirror.shape[-1] == self.packing.examples * self.packing.tokens

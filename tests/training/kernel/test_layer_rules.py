@@ -125,6 +125,14 @@ def test_a_stack_of_devices_is_the_devices_one_by_one(
     assert_devices_same(layer, parameters, batches, 2.0, clipped, tolerance)
 
 
+def test_as_many_devices_as_a_batch_has_places_are_still_a_stack():
+    """One sentence of one word on each of two devices, in a batch two words wide."""
+    each = [drawn(lstm_losses, (1, 1, 1, 1, 1), torch.float64, d, tokens=2) for d in range(2)]
+    parameters, batches = zip(*each, strict=True)
+    clipped = clipped_gradient(lstm_losses, stacked(parameters), stacked(batches), 2.0)
+    assert_devices_same(lstm_losses, parameters, batches, 2.0, clipped, 1e-10)
+
+
 @EVERY_LAYER
 def test_an_empty_batch_sums_to_zero(layer):
     parameters, batch = drawn(layer, (2, 3, 4, 2, 1), torch.float32, 0)
