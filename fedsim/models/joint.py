@@ -142,7 +142,7 @@ class JointTagger(nn.Module):
     def _logits(self, parameters: Parameters, batch: Batch) -> tuple[Packing, Tensor, Tensor]:
         """Layout, intent logits (..., B, intents) and slot logits (..., n, slot labels)."""
         token_ids = batch["token_ids"]
-        packing = Packing.of(batch["lengths"], token_ids.shape[-2])
+        packing = Packing.of(batch["lengths"], token_ids.shape[-2], token_ids.device)
         places = Packed(packing)
         words = _embed(parameters["embedding"], packing.packed(token_ids), places)
         features = FEATURE_GAIN * self.encode(parameters, words, packing)

@@ -41,12 +41,14 @@ class Packing:
     lengths: Tensor
 
     @classmethod
-    def of(cls, lengths: Tensor, tokens: int) -> "Packing":
+    def of(cls, lengths: Tensor, tokens: int, where: torch.device | None = None) -> "Packing":
         """The layout of sentences sorted by length.
 
         Args:
           lengths: (..., examples) int64, non-increasing along the last axis.
           tokens: width of the padded batch.
+          where: the device of the words; None is that of the lengths. Lengths in ordinary memory
+            serve words on an accelerator without waiting for it.
 
         Example:
           >>> p = Packing.of(torch.tensor([[3, 1]]), tokens=3)
@@ -68,10 +70,12 @@ class Packing:
         itself = np.arange(len(step))
         mirror = np.where(real, first[np.maximum(opposite, 0)] + example, itself)
         layout = (example * tokens + step, example, mirror, real)
-        place, owner, twin, word = (torch.from_numpy(a).to(lengths.device) for a in layout)
+        where = where or lengths.device
+        place, owner, twin, word = (sent(torch.from_numpy(a), where) for a in layout)
         steps = active[active > 0].tolist()
         full = bool(real.all() and each.all())
-        return cls(examples, tokens, steps, place, full, owner, twin, word, lengths)
+        known = sent(lengths, where)
+        return cls(examples, tokens, steps, place, full, owner, twin, word, known)
 
     @property
     def _whole(self) -> bool:
@@ -125,6 +129,13 @@ class Packing:
         size = (*packed.shape[:-2], self.examples * self.tokens, packed.shape[-1])
         flat = packed.new_full(size, otherwise).index_copy(-2, self.place, packed)
         return flat.unflatten(-2, (self.examples, self.tokens))
+
+
+def sent(values: Tensor, where: torch.device) -> Tensor:
+    """A tensor on a device, from pinned memory, so that nothing waits for its arrival."""
+    if where == values.device or values.device.type != "cpu":
+        return values.to(where)
+    return values.pin_memory().to(where, non_blocking=True)
 
 
 class _Mirrored(torch.autograd.Function):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fedsim.models.joint import Parameters
+from fedsim.models.packing import sent
 from fedsim.population.examples import Examples
 from fedsim.rng import stream
 from fedsim.training.procedures import LocalProcedure
@@ -78,7 +79,11 @@ def train_together(
         together.batch(*zip(*(plan[step] for plan in plans if step < len(plan)), strict=True))
         for step in range(len(plans[0]))
     ]
-    state = procedure.start(copies(parameters, busy, where) | words, streams)
+    shared = {name: p for name, p in parameters.items() if name not in words}
+    stack = copies(shared, busy, where) | words
+    state = procedure.start({name: stack[name] for name in parameters}, streams)
+    # A private step that meets nobody's example leaves them as they are.
+    state |= {name: state[name].to(where).expand(busy) for name in ("loss", "seen")}
     trained: list[_Trained] = []
     active = busy
     for batch in on(where, batches):
@@ -136,7 +141,7 @@ def _own_rows(
     table = np.zeros((len(held), most), np.int64)
     for line, (rows, _) in zip(table, found, strict=True):
         line[: len(rows)] = rows
-    small = parameters[name].detach()[torch.from_numpy(table)].to(where)
+    small = sent(parameters[name].detach()[torch.from_numpy(table)], where)
     own = [
         examples.with_(token_ids=ids.reshape(examples.token_ids.shape))
         for examples, (_, ids) in zip(held, found, strict=True)

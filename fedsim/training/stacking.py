@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fedsim.models.joint import Parameters
+from fedsim.models.packing import sent
 from fedsim.population.examples import Examples, concatenate
 from fedsim.training.procedures import SHARED, State
 
@@ -83,20 +84,12 @@ def on(where: torch.device, batches: Sequence[dict[str, Tensor]]) -> Iterator[di
     Lengths stay here: layouts are made from them, and reading them back would wait for the device.
     """
     for batch in batches:
-        if where.type == "cpu":
-            yield batch
-        else:
-            yield {
-                name: value
-                if name == "lengths"
-                else value.pin_memory().to(where, non_blocking=True)
-                for name, value in batch.items()
-            }
+        yield {n: v if n == "lengths" else sent(v, where) for n, v in batch.items()}
 
 
 def copies(parameters: Parameters, devices: int, where: torch.device) -> Parameters:
     """The same parameters for every device of a stack, without a copy yet."""
-    own = {name: p.detach().to(where) for name, p in parameters.items()}
+    own = {name: sent(p.detach(), where) for name, p in parameters.items()}
     return {name: p.expand(devices, *p.shape) for name, p in own.items()}
 
 
