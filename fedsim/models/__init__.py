@@ -6,4 +6,11 @@ from fedsim.models.joint import JointTagger, Predictions
 from fedsim.models.torch_module import ModuleTagger
 from fedsim.models.transformer import TransformerTagger
 
-__all__ = ["LSTM", "BiLSTMTagger", "JointTagger", "ModuleTagger", "Predictions", "TransformerTagger"]
+__all__ = [
+    "LSTM",
+    "BiLSTMTagger",
+    "JointTagger",
+    "ModuleTagger",
+    "Predictions",
+    "TransformerTagger",
+]

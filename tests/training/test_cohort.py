@@ -1,4 +1,4 @@
-"""Devices trained as one stack are the devices trained alone: `LocalTrainer.train` is the oracle."""
+"""A stack of devices is the devices trained alone: `LocalTrainer.train` is the oracle."""
 
 import numpy as np
 import pytest
@@ -69,9 +69,7 @@ class Decaying:
         self.model = model
 
     def __call__(self, mu):
-        return AdamW(
-            losses=self.model.losses, learning_rate=0.01, weight_decay=0.3, proximal_mu=mu
-        )
+        return AdamW(losses=self.model.losses, learning_rate=0.01, weight_decay=0.3, proximal_mu=mu)
 
 
 @ALL_MODELS
