@@ -107,9 +107,10 @@ class BenchCommand:
       name: round: a round of training against loops over the same devices, and other simulators;
         population: a round among a million devices against one among a thousand;
         dpsgd: an exact private step against an ordinary one, Opacus and a loop over examples;
-        ledger: the privacy ledger of 10,000 devices over 1,000 rounds.
-      rounds: timed rounds (dpsgd: steps) of each candidate and repeat, default 8; of ledger: rounds
-        in its history, default 1,000.
+        ledger: the privacy ledger of 10,000 devices over 1,000 rounds;
+        cohort: devices as stacked tensors against devices one by one.
+      rounds: timed rounds (dpsgd: steps) of each candidate and repeat, default 8 (cohort: 1); of
+        ledger: rounds in its history, default 1,000.
       repeats: turns each candidate gets; medians over them are reported.
       workers: threads that train devices; 0 trains inline; default one a core (round and
         population alone).
@@ -117,7 +118,7 @@ class BenchCommand:
       json: file for the machine, every measurement and the budgets.
     """
 
-    name: tyro.conf.Positional[Literal["round", "population", "dpsgd", "ledger"]]
+    name: tyro.conf.Positional[Literal["round", "population", "dpsgd", "ledger", "cohort"]]
     rounds: int | None = None
     repeats: int = 5
     workers: int | None = None
@@ -217,6 +218,10 @@ def bench(command: BenchCommand) -> None:
         from experiments.bench_dpsgd import bench_dpsgd
 
         measured = bench_dpsgd(**settings)
+    elif command.name == "cohort":
+        from experiments.bench_cohort import bench_cohort
+
+        measured = bench_cohort(**settings)
     else:
         from experiments.bench_ledger import bench_ledger
 
@@ -252,7 +257,7 @@ USAGE = """usage: fedsim COMMAND [OPTIONS]
   run                 one simulation
   resume DIR          go on with one that was interrupted
   experiment NAME     one paper-style table: selection, price-of-activity
-  bench NAME          one benchmark: round, population, dpsgd, ledger
+  bench NAME          one benchmark: round, population, dpsgd, ledger, cohort
 
   fedsim COMMAND --help    the options of a command
   fedsim --version         the version"""
