@@ -125,9 +125,10 @@ class BatchedGrid(LocalGrid):
             return self._stacked(messages[0].content, messages)
         except (MemoryError, torch.OutOfMemoryError) as error:
             full: Exception | None = error.with_traceback(None)
-        except Exception:
+        except Exception as error:
             full = None
-            log.warning("a stack of %d devices failed", len(messages), exc_info=True)
+            level = logging.WARNING if self._is_new(error) else logging.DEBUG
+            log.log(level, "a stack failed; its devices train one by one", exc_info=True)
         # Out of the handlers, which keep the failed stack's tensors alive.
         if full is None or len(messages) == 1:
             with self._lock:

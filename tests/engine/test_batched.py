@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -90,12 +91,23 @@ def assert_same_run(one, other, tolerance=1e-5):
         {"model": TransformerTagger.sized_for(PEOPLE, embedding=8, layers=1, heads=2)},
         {"client": NLUClient(proximal_mu=0.3, local_steps=2, learning_rate=0.1)},
         {"client": NLUClient(batch_size=8, learning_rate=0.1, privacy=PRIVATE)},
+        {"client": NLUClient(learning_rate=0.1, privacy=replace(PRIVATE, max_participations=1))},
         {"strategy": Selective(FedProx(proximal_mu=0.2), ActivitySelection(cohort=8))},
         {"strategy": FedAdam(fraction_train=0.5, min_train_nodes=2)},
         {"schedule": Continual(periods=3, rounds=3, keep="reservoir:5")},
         {"faults": Faults(unavailable=0.1, dropout=0.2, nan=0.1, error=0.1, deadline=1.0)},
     ],
-    ids=["plain", "transformer", "proximal", "private", "fedprox", "bare", "continual", "faults"],
+    ids=[
+        "plain",
+        "transformer",
+        "proximal",
+        "private",
+        "refusals",
+        "fedprox",
+        "bare",
+        "continual",
+        "faults",
+    ],
 )
 def test_a_run_equals_that_of_the_local_engine(changes):
     here = simulation(**changes).run(progress=False)
