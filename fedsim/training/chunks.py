@@ -61,9 +61,7 @@ def planned(trainer: LocalTrainer, parameters: Parameters, where: torch.device) 
     people = trainer.population
     most = [people.activity(period) for period in range(people.periods)]
     period = int(np.argmax([held.max(initial=0) for held in most]))
-    first = int(np.argmax(most[period]))
-    second = int(np.argsort(most[period])[-2]) if people.devices > 1 else first
-    pair = sorted({first, second}, key=lambda d: (-most[period][d], d))
+    pair = np.argsort(-most[period], kind="stable")[:2].tolist()
     one_step = replace(trainer, local_steps=1)
 
     def work() -> None:

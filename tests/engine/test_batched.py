@@ -14,9 +14,11 @@ from clients import NLUClient
 from fedsim import ConfigError, Continual, Faults, Population, Simulation, Static
 from fedsim.engine import batched
 from fedsim.models import BiLSTMTagger, ModuleTagger, TransformerTagger
+from fedsim.models.modules import noting
 from fedsim.privacy import ExampleLevel
 from fedsim.report.failures import failure_notes
 from fedsim.training import chunks
+from fedsim.training.chunks import ChunkPlan
 from strategies import ActivitySelection, Selective
 
 PEOPLE = Population.load("home", devices=16)
@@ -194,6 +196,26 @@ def test_in_a_stack_that_fails_devices_train_alone(monkeypatch, caplog):
     assert "no such kernel" in caplog.text
 
 
+def test_a_device_that_raises_fails_alone(monkeypatch):
+    true = Population.held
+
+    def held(self, device, period, seed=0):
+        if device == 4:
+            raise OSError("the disk is gone")
+        return true(self, device, period, seed)
+
+    monkeypatch.setattr(Population, "held", held)
+    everybody = Selective(FedAvg(), ActivitySelection(cohort=16, power=0.0))
+    plan = ChunkPlan(where="cpu", devices=8, device_bytes=0)
+    monkeypatch.setattr("fedsim.simulation.planned", lambda *_: plan)
+    runs = [
+        simulation(strategy=everybody, engine=engine, schedule=Static(rounds=1)).run(progress=False)
+        for engine in ("batched", "local")
+    ]
+    assert_same_run(*runs)
+    assert [run.rounds[0]["figures"]["failures/train"] for run in runs] == [1, 1]
+
+
 def test_a_torch_module_runs_as_a_stack():
     model = ModuleTagger(Bag())
     run = simulation(model=model).run(progress=False)
@@ -206,7 +228,9 @@ def test_a_torch_module_runs_as_a_stack():
     [
         (ModuleTagger(Recurrent()), NLUClient()),
         (ModuleTagger(Recurrent(), sgd_rate=0.05), NLUClient(optimizer="adamw")),
+        (ModuleTagger(noting(Bag())), NLUClient(privacy=PRIVATE)),
     ],
+    ids=["sgd", "adamw", "private"],
 )
 def test_a_module_that_knows_no_stack_trains_one_by_one_and_says_so_once(model, client, caplog):
     run = simulation(model=model, client=client).run(progress=False)
