@@ -5,6 +5,7 @@ result behind Flower's three message types. Engines in this process that need no
 the trainer directly.
 """
 
+import logging
 import math
 from dataclasses import dataclass, replace
 
@@ -19,7 +20,10 @@ from fedsim.models import JointTagger
 from fedsim.population import Population
 from fedsim.privacy import ExampleLevel
 from fedsim.training import LocalTrainer, private_procedures, procedures
+from fedsim.training.backends import BackendName, remarks, require_computes
 from fedsim.training.batches import examples_served
+
+log = logging.getLogger(__name__)
 
 OPTIMIZERS = ("sgd", "adamw")
 
@@ -43,6 +47,8 @@ class NLUClient:
       privacy: DP-SGD instead of SGD, so that each example is protected, the server included among
         those it is protected from; or None. Every batch then takes every example by its own coin,
         `batch_size` of them on average; devices with fewer take all, devices with none send noise.
+      dp_backend: who computes the clipped sums of private steps: "book-keeping", or, to compare
+        with, "opacus-hooks" or "opacus-ghost", which clip flat alone.
 
     Example:
       >>> NLUClient(optimizer="adam")
@@ -57,6 +63,7 @@ class NLUClient:
     learning_rate: float | None = None
     proximal_mu: float = 0.0
     privacy: ExampleLevel | None = None
+    dp_backend: BackendName = "book-keeping"
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "local_epochs", "local_steps"):
@@ -85,6 +92,14 @@ class NLUClient:
             "clip_norm is infinite, and noise in units of it would be too; choose a finite one, "
             "such as 1",
         )
+        if private is not None:
+            require_computes(self.dp_backend, private)
+        else:
+            require(
+                self.dp_backend == "book-keeping",
+                f"dp_backend is {self.dp_backend!r}, and devices without privacy clip nothing; "
+                "give privacy=ExampleLevel(...)",
+            )
 
     def rate(self, model: JointTagger) -> float:
         """The learning rate, or the default one for this optimizer and model."""
@@ -111,7 +126,8 @@ class NLUClient:
           seed: the run's.
 
         Raises:
-          ConfigError: delta is too large for the population, or no noise reaches a target epsilon.
+          ConfigError: delta is too large for the population, or no noise reaches a target epsilon;
+            under privacy, the model's examples have no gradients of their own.
         """
         rate = self.rate(model)
         trainer = LocalTrainer(
@@ -129,9 +145,13 @@ class NLUClient:
         held = np.array([population.activity(period) for period in range(population.periods)])
         # A record has one delta, whatever else the server protects.
         units = max(int(population.counts.sum()), population.devices)
-        privacy = self.privacy.resolved(held, units, trainer.local)
-        procedure = private_procedures(privacy, model, rate, self.batch_size)
-        return replace(trainer, privacy=privacy, procedure=procedure)
+        sized = self.privacy.sized_for(dict(model.named_parameters()))
+        privacy = sized.resolved(held, units, trainer.local)
+        procedure = private_procedures(privacy, model, rate, self.batch_size, self.dp_backend)
+        told = remarks(self.dp_backend, model)
+        for sentence in told:
+            log.warning("%s", sentence)
+        return replace(trainer, privacy=privacy, procedure=procedure, remarks=told)
 
     def app(self, trainer: LocalTrainer) -> ClientApp:
         """The trainer behind Flower messages."""

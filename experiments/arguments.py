@@ -40,7 +40,8 @@ def check_arguments(command: type, arguments: Sequence[str]) -> None:
             return
         if word.startswith("--"):
             name, value = _option(word, words, options)
-            check_value(name, value, options[name])
+            if value is not None:
+                check_value(name, value, options[name])
         else:
             require(bool(places), f"{word!r} is no option; options look like --name value")
             name = places.pop(0)
@@ -68,14 +69,18 @@ def check_value(name: str, value: str, hint: Any) -> None:
                 raise ConfigError(f"{name} is {value!r}; expected {_NUMBERS[kind]}") from None
 
 
-def _option(word: str, words: list[str], options: Mapping[str, Any]) -> tuple[str, str]:
-    """An option's name and value, which is the next word unless it came along."""
+def _option(word: str, words: list[str], options: Mapping[str, Any]) -> tuple[str, str | None]:
+    """An option's name and value, which is the next word unless it came along; None of a switch."""
     name, equals, value = word.partition("=")
     name = name.replace("_", "-")
-    if name not in options:
+    switch = name.replace("--no-", "--", 1) if name not in options else name
+    if name not in options and options.get(switch) is not bool:
         raise ConfigError(
             f"unknown option {name}{did_you_mean(name, options)}; see --help for those there are"
         )
+    if options[switch] is bool:
+        require(not equals, f"{name} is a switch and takes no value; leave out {equals + value!r}")
+        return switch, None
     if not equals:
         require(
             bool(words) and not words[0].startswith("--"),

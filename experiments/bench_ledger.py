@@ -25,6 +25,9 @@ from fedsim.rng import stream
 COLD_BUDGET, WARM_BUDGET = 10.0, 2.0
 """Seconds that 10,000 devices may take with at most 256 distinct histories."""
 
+MEMORY_BUDGET = 2e9
+"""Bytes that a process may need with very many devices, the ledger's among them."""
+
 COHORT = 100
 """Expected devices a round."""
 
@@ -89,8 +92,8 @@ def bench_ledger(
     Args:
       rounds: in a ledger's history, at least 200; a tenth of them where devices are very many.
       repeats: processes every line gets, in turns.
-      devices: of the lines with budgets.
-      many_devices: of the last lines, which are reported without a budget.
+      devices: of the lines whose seconds have a budget.
+      many_devices: of the last lines, whose memory has one.
 
     Raises:
       ConfigError: there is nothing to time.
@@ -112,8 +115,15 @@ def bench_ledger(
         settings={"rounds": rounds, "repeats": repeats, "readings": few.readings, "cohort": COHORT},
         measurements=lines,
         budgets=[
-            Budget(name=f"seconds, {line.name}", value=line.median, budget=budget)
-            for line, budget in zip(lines, (COLD_BUDGET, WARM_BUDGET), strict=False)
+            *(
+                Budget(name=f"seconds, {line.name}", value=line.median, budget=budget)
+                for line, budget in zip(lines, (COLD_BUDGET, WARM_BUDGET), strict=False)
+            ),
+            Budget(
+                name=f"peak memory in GB, {tasks[-1].name}",
+                value=max(each.peak_bytes for each in taken[tasks[-1].name]) / 1e9,
+                budget=MEMORY_BUDGET / 1e9,
+            ),
         ],
         timed="a ledger of",
     )

@@ -25,6 +25,9 @@ MOST_SECONDS = 900
 
 RAY, PFL = "Flower's own simulation on Ray", "pfl-research"
 
+RAY_TUNED = "Flower on Ray, each actor keeping its module"
+"""Flower's quickstart builds a module for every message; who measures does without."""
+
 
 class PeerError(Exception):
     """A peer did not come to its end; says what it said last."""
@@ -102,7 +105,8 @@ def installed(workers: int, pfl_python: Path | None, folder: Path) -> tuple[list
     found, notes, cores = [], [], max(1, workers)
     module = [sys.executable, "-m", "experiments.peers.flower_ray"]
     if find_spec("ray"):
-        found.append(Peer(name=RAY, command=[*module, str(cores)]))
+        for name, modules in ((RAY, "built"), (RAY_TUNED, "kept")):
+            found.append(Peer(name=name, command=[*module, str(cores), modules]))
     else:
         notes.append(f"{RAY} is left out: Ray is not installed; pip install 'flwr[simulation]'")
     if pfl_python is None:

@@ -22,7 +22,7 @@ from experiments.bench_candidates import (
     SELECTIVE,
     Candidates,
 )
-from experiments.bench_peers import PFL, RAY, WARM_UP, PeerError, installed
+from experiments.bench_peers import PFL, RAY, RAY_TUNED, WARM_UP, PeerError, installed
 from experiments.bench_result import Benchmark, Budget, Measurement, ratio_of_rounds
 from experiments.bench_workload import Workload
 from fedsim.errors import require
@@ -114,7 +114,7 @@ def _compared(line: Measurement, lines: Mapping[str, Measurement]) -> Measuremen
     if line.name in AGAINST:
         base = lines[AGAINST[line.name]]
         return replace(line, ratio=ratio_of_rounds(line, base), against=base.name)
-    if line.name.startswith(tuple(PEERS)):
+    if line.name.startswith((*PEERS, RAY_TUNED)):
         return replace(line, ratio=ratio_of_rounds(line, lines[FEDAVG]), against=FEDAVG)
     return line
 

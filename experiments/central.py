@@ -3,7 +3,8 @@
 The upper end of every comparison: the same model on the same training examples, by AdamW on
 shuffled batches, or privately (`--dp example`), by DP-SGD on Poisson batches of all examples. It
 writes the same record as a simulation, with epochs for rounds. A private run has one account, that
-of a single device which holds everything and takes part in every epoch.
+of a single device which holds everything and takes part once, in all epochs: noise that decays goes
+on falling from epoch to epoch, and each epoch is charged the noise of its own steps.
 """
 
 import time
@@ -17,21 +18,22 @@ import numpy as np
 import torch
 
 from experiments.options import RunOptions, client_of, model_of, population_of
+from experiments.published import Mechanism, central_privacy
 from fedsim.environment import environment
 from fedsim.errors import require
 from fedsim.models import JointTagger
 from fedsim.plan import FinishedRound
 from fedsim.population import Examples, Population
 from fedsim.population.examples import concatenate
-from fedsim.privacy import ExampleLedger, LocalSteps
-from fedsim.privacy.example_spent import ExamplePrivacy
+from fedsim.privacy import LocalSteps
+from fedsim.privacy.example_spent import ExamplePrivacy, account
 from fedsim.probes import standard_probes
 from fedsim.record import Run, Writer
 from fedsim.record.contents import device_arrays, start_contents, summary_contents
 from fedsim.rng import stream
 from fedsim.training import DPSGD, AdamW, LocalProcedure, private_procedures
 from fedsim.training.batches import shuffled, steps_of, tensors
-from fedsim.training.poisson import physical_size, poisson_batches
+from fedsim.training.poisson import poisson_batches
 from fedsim.training.scoring import Scorer
 
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 20, 32, 2e-3
@@ -39,14 +41,25 @@ EPOCHS, BATCH_SIZE, LEARNING_RATE = 20, 32, 2e-3
 PRIVATE_BATCH_SIZE = 256
 """Expected examples of a private step: noise is added once a step, so large batches drown less."""
 
+FILLED_TO = 32
+"""Private batches are filled up to a multiple of it. Equal shapes buy nothing here, and filling
+up to twice the expected size would double the time of a step."""
 
-def run_central(options: RunOptions, out: Path | str | None) -> Run:
+
+def run_central(
+    options: RunOptions,
+    out: Path | str | None,
+    mechanism: Mechanism = "exact",
+    epochs: int | None = None,
+) -> Run:
     """Train centrally for 20 epochs, by AdamW (rate 0.002, batches of 32) or privately.
 
     Args:
       options: their corpus, model and seed are used, and with `dp="example"` the options of its
         noise and the learning rate; a target epsilon is that of the last epoch.
       out: a new folder for the record, or None.
+      mechanism: of private steps.
+      epochs: passes over all data, >= 1; default 20.
 
     Raises:
       ConfigError: the privacy, the corpus or the folder is refused; nothing is left on disk.
@@ -60,13 +73,15 @@ def run_central(options: RunOptions, out: Path | str | None) -> Run:
         f"max_participations is {options.max_participations}, but central training has no devices; "
         "leave it out",
     )
-    client_of(_bounded(options))
+    plan = _Plan(mechanism=mechanism, epochs=EPOCHS if epochs is None else epochs)
+    require(plan.epochs >= 1, f"epochs is {plan.epochs}; choose 1 or more")
+    client_of(plan.bounded(options))
     writer = Writer(out)
     threads = torch.get_num_threads()
     # As on devices: each kernel on one thread, so that sums do not depend on the machine.
     torch.set_num_threads(1)
     try:
-        return _run_central(options, writer)
+        return _run_central(options, plan, writer)
     except BaseException:
         writer.discard()
         raise
@@ -74,14 +89,26 @@ def run_central(options: RunOptions, out: Path | str | None) -> Run:
         torch.set_num_threads(threads)
 
 
-def _run_central(options: RunOptions, writer: Writer) -> Run:
-    recipe = asdict(options)
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """What central training is told beside its options."""
+
+    mechanism: Mechanism
+    epochs: int
+
+    def bounded(self, options: RunOptions) -> RunOptions:
+        """Options whose one device takes part once, in all epochs."""
+        return replace(options, max_participations=1 if options.dp == "example" else None)
+
+
+def _run_central(options: RunOptions, plan: _Plan, writer: Writer) -> Run:
+    recipe = asdict(options) | asdict(plan)
     config = {
         **recipe,
         "selection": "central",
         "selection_label": "central",
         "weighting": "none",
-        "rounds": EPOCHS,
+        "rounds": plan.epochs,
         "central": _method(options),
         "recipe": recipe,
         "environment": environment(),
@@ -92,9 +119,11 @@ def _run_central(options: RunOptions, writer: Writer) -> Run:
     parameters = {name: p.detach().clone() for name, p in model.named_parameters()}
     scorer, probes = Scorer(model, people.test), standard_probes(people, every=1)
     everything = all_training_examples(people)
-    training = _Training.of(options, model, people, everything)
+    training = _Training.of(options, plan, model, people, everything)
     privacy = training.privacy
-    assumptions = [] if privacy is None else [_ASSUMPTION.format(privacy.ledger.delta)]
+    assumptions = []
+    if privacy is not None:
+        assumptions = [_ASSUMPTION.format(privacy.ledger.delta), *privacy.caveats]
     resolved = None if privacy is None else privacy.resolved
     start = start_contents(people, parameters, scorer(parameters), assumptions, resolved)
     devices = device_arrays(people)
@@ -103,12 +132,13 @@ def _run_central(options: RunOptions, writer: Writer) -> Run:
     procedure = training.procedure
     state = procedure.start(parameters, stream(options.seed, "example-noise"))
     began = time.perf_counter()
-    for epoch in range(1, EPOCHS + 1):
+    for epoch in range(1, plan.epochs + 1):
         tick = time.perf_counter()
         state |= {"loss": 0.0, "seen": 0.0}
         if privacy is not None:
-            local = privacy.local
-            privacy.ledger.charge(0, privacy.mechanism.participation(len(everything), local))
+            steps = privacy.local.steps(len(everything)) // plan.epochs
+            rate = privacy.local.rate(len(everything))
+            privacy.spend(0, (epoch - 1) * steps, steps, rate)
         for batch in training.batches(everything, stream(options.seed, "central", epoch)):
             state = procedure.step(state, batch)
         parameters = {name: p.clone() for name, p in procedure.finish(state).items()}
@@ -116,7 +146,7 @@ def _run_central(options: RunOptions, writer: Writer) -> Run:
         finished = FinishedRound(
             round=epoch,
             period=0,
-            last=epoch == EPOCHS,
+            last=epoch == plan.epochs,
             plan=None,
             cohort=nobody,
             arrived=nobody,
@@ -176,34 +206,32 @@ class _Training:
 
     @staticmethod
     def of(
-        options: RunOptions, model: JointTagger, people: Population, everything: Examples
+        options: RunOptions,
+        plan: _Plan,
+        model: JointTagger,
+        people: Population,
+        everything: Examples,
     ) -> "_Training":
         """What the options ask for."""
         if options.dp == "none":
             ordinary = AdamW(losses=model.losses, learning_rate=LEARNING_RATE)
             return _Training(procedure=ordinary, batches=_shuffled_batches)
-        client = client_of(_bounded(options))
+        client = client_of(plan.bounded(options))
         assert client.privacy is not None
-        local = LocalSteps(batch_size=PRIVATE_BATCH_SIZE)
+        local = LocalSteps(batch_size=PRIVATE_BATCH_SIZE, local_epochs=plan.epochs)
         examples = len(everything)
-        mechanism = client.privacy.resolved(np.array([examples]), examples, local)
-        assert mechanism.delta is not None
-        made = private_procedures(mechanism, model, client.rate(model), PRIVATE_BATCH_SIZE)
+        parameters = dict(model.named_parameters())
+        steps = local.steps(examples) // plan.epochs
+        private = central_privacy(client.privacy, plan.mechanism, parameters, steps)
+        mechanism = private.sized_for(parameters).resolved(np.array([examples]), examples, local)
+        made = private_procedures(
+            mechanism, model, client.rate(model), PRIVATE_BATCH_SIZE, client.dp_backend
+        )
         return _Training(
             procedure=made(0.0),
-            batches=_poisson_batches,
-            privacy=ExamplePrivacy(
-                mechanism=mechanism,
-                local=local,
-                people=people,
-                ledger=ExampleLedger(1, mechanism.delta),
-            ),
+            batches=private_batches,
+            privacy=account(mechanism, local, people, devices=1),
         )
-
-
-def _bounded(options: RunOptions) -> RunOptions:
-    """Options whose one device takes part in every epoch."""
-    return replace(options, max_participations=EPOCHS) if options.dp == "example" else options
 
 
 def _shuffled_batches(
@@ -214,14 +242,15 @@ def _shuffled_batches(
         yield tensors(everything, indices)
 
 
-def _poisson_batches(
+def private_batches(
     everything: Examples, draw: np.random.Generator
 ) -> Iterator[dict[str, torch.Tensor]]:
+    """Logical batches of one epoch of private training, in the form in which it works on them."""
     return poisson_batches(
         everything,
         batch_size=PRIVATE_BATCH_SIZE,
         steps=LocalSteps(batch_size=PRIVATE_BATCH_SIZE).steps(len(everything)),
-        physical_size=physical_size(PRIVATE_BATCH_SIZE),
+        physical_size=FILLED_TO,
         draw=draw,
     )
 

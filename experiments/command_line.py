@@ -1,7 +1,8 @@
 """The command `fedsim`: parse, call one typed function, print what it returns.
 
-Exit codes: 0 done, 2 something in the options, the files or the data is wrong (one sentence on
-standard error says what), 130 interrupted. Nothing heavy is imported before a command runs.
+Exit codes: 0 done, 2 something in the options, the files or the data is wrong, 3 the run is done
+and its audit of leakage refutes what it claims (of both one sentence on standard error says what),
+130 interrupted. Nothing heavy is imported before a command runs.
 """
 
 import sys
@@ -55,10 +56,11 @@ class ExperimentCommand:
 
     Attributes:
       name: selection: does drawing active devices more often help; price-of-activity: what it costs
-        each device in device-level privacy, and what it buys.
+        each device in device-level privacy, and what it buys; dpsgd: what example-level privacy
+        costs in accuracy, time and memory, by each way of computing a step.
       preset: how much of it.
       seeds: runs of every row; default: the preset's.
-      corpus: home, massive, snips, a file or a hub name; default: the preset's.
+      corpus: home, massive, snips, a file or a hub name; default: the preset's (dpsgd: one or two).
       data: folder of data folders, one data folder, or a file; default $FEDSIM_DATA.
       columns: of a file: user=...,text=...,tokens=...,intent=...,slots=...,split=...,order=...
       partition: how sets without people are dealt out: iid, dirichlet:A, quantity:A, natural. All
@@ -71,14 +73,14 @@ class ExperimentCommand:
       keep: what devices keep of earlier periods: current, window:k, reservoir:n, all; default
         current.
       cohort: expected devices a round; default: the preset's.
-      model: bilstm or transformer.
+      model: bilstm or transformer; default bilstm (dpsgd: the preset's).
       epsilon: what the worst device may spend (price-of-activity alone); default: the preset's.
       seed: the first; rows have the same seeds, counted from it.
       processes: runs at a time; default: one a core.
       out: folder for runs, tables and figures; default runs/NAME.
     """
 
-    name: tyro.conf.Positional[Literal["selection", "price-of-activity"]]
+    name: tyro.conf.Positional[Literal["selection", "price-of-activity", "dpsgd"]]
     preset: Literal["quick", "paper"] = "quick"
     seeds: int | None = None
     corpus: str | None = None
@@ -92,7 +94,7 @@ class ExperimentCommand:
     by: Literal["device", "clock"] | None = None
     keep: str | None = None
     cohort: int | None = None
-    model: Literal["bilstm", "transformer"] = "bilstm"
+    model: Literal["bilstm", "transformer"] | None = None
     epsilon: float | None = None
     seed: int = 0
     processes: int | None = None
@@ -108,17 +110,20 @@ class BenchCommand:
         population: a round among a million devices against one among a thousand;
         dpsgd: an exact private step against an ordinary one, Opacus and a loop over examples;
         ledger: the privacy ledger of 10,000 devices over 1,000 rounds;
+        leakage: measuring what a round leaks against the round;
         cohort: devices as stacked tensors against devices one by one.
       rounds: timed rounds (dpsgd: steps) of each candidate and repeat, default 8 (cohort: 1); of
         ledger: rounds in its history, default 1,000.
       repeats: turns each candidate gets; medians over them are reported.
-      workers: threads that train devices; 0 trains inline; default one a core (round and
-        population alone).
+      workers: threads that train devices; 0 trains inline; default one a core (round, population
+        and leakage alone).
       pfl_python: an interpreter with pfl[pytorch], to time pfl-research as well (round alone).
       json: file for the machine, every measurement and the budgets.
     """
 
-    name: tyro.conf.Positional[Literal["round", "population", "dpsgd", "ledger", "cohort"]]
+    name: tyro.conf.Positional[
+        Literal["round", "population", "dpsgd", "ledger", "leakage", "cohort"]
+    ]
     rounds: int | None = None
     repeats: int = 5
     workers: int | None = None
@@ -126,22 +131,43 @@ class BenchCommand:
     json: Path | None = None
 
 
-def run(command: RunCommand) -> None:
+REFUTED = 3
+"""Exit code of a finished run whose audit shows more leakage than it claims."""
+
+
+def run(command: RunCommand) -> int:
     """`fedsim run`."""
     from experiments.recipe import run_recipe
 
     values = {field.name: getattr(command, field.name) for field in fields(RunOptions)}
-    show(run_recipe(RunOptions(**values), command.out))
+    finished = run_recipe(RunOptions(**values), command.out)
+    show(finished)
+    return verdict(finished)
 
 
-def resume(command: ResumeCommand) -> None:
+def resume(command: ResumeCommand) -> int:
     """`fedsim resume`."""
     from experiments import recipe
 
     if (command.folder / "summary.json").is_file():
+        from fedsim.record import load_run
+
         print(f"The run in {command.folder} is finished; there is nothing left to do.")
-        return
-    show(recipe.resume(command.folder))
+        return verdict(load_run(command.folder))
+    finished = recipe.resume(command.folder)
+    show(finished)
+    return verdict(finished)
+
+
+def verdict(finished: "Run") -> int:
+    """The exit code of a finished run; where its audit refutes its claim, a sentence says so."""
+    from fedsim.report.leakage import refutation
+
+    sentence = refutation(finished)
+    if sentence is None:
+        return 0
+    print(f"fedsim: {sentence}", file=sys.stderr)
+    return REFUTED
 
 
 def show(finished: "Run") -> None:
@@ -181,6 +207,17 @@ def _experiment(command: ExperimentCommand) -> tuple[Callable[..., "Table"], Cal
         from experiments import price_of_activity
 
         return price_of_activity.price_of_activity, price_of_activity.preset_options
+    if command.name == "dpsgd":
+        from experiments import dpsgd
+
+        for name in ("epsilon", "periods", "by", "keep"):
+            value = getattr(command, name)
+            require(
+                value is None,
+                f"--{name} is {value}, and experiment dpsgd has noise levels and one period of its "
+                "own; leave it out",
+            )
+        return dpsgd.dpsgd, dpsgd.preset_options
     from experiments import selection
 
     require(
@@ -198,7 +235,7 @@ def bench(command: BenchCommand) -> None:
         "--pfl-python names another simulator for bench round; leave it out here",
     )
     require(
-        command.name in ("round", "population") or command.workers is None,
+        command.name in ("round", "population", "leakage") or command.workers is None,
         f"--workers is {command.workers}, and bench {command.name} trains no devices; leave it out",
     )
     if command.json is not None:
@@ -222,6 +259,10 @@ def bench(command: BenchCommand) -> None:
         from experiments.bench_cohort import bench_cohort
 
         measured = bench_cohort(**settings)
+    elif command.name == "leakage":
+        from experiments.bench_leakage import bench_leakage
+
+        measured = bench_leakage(**settings, workers=command.workers)
     else:
         from experiments.bench_ledger import bench_ledger
 
@@ -256,11 +297,15 @@ USAGE = """usage: fedsim COMMAND [OPTIONS]
 
   run                 one simulation
   resume DIR          go on with one that was interrupted
-  experiment NAME     one paper-style table: selection, price-of-activity
-  bench NAME          one benchmark: round, population, dpsgd, ledger, cohort
+  experiment NAME     one paper-style table: selection, price-of-activity, dpsgd
+  bench NAME          one benchmark: round, population, dpsgd, ledger, leakage,
+                      cohort
 
   fedsim COMMAND --help    the options of a command
-  fedsim --version         the version"""
+  fedsim --version         the version
+
+Exit codes: 0 done; 2 options, files or data are wrong; 3 the run is done, and its audit of leakage
+refutes what it claims; 130 interrupted."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -286,7 +331,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, function = COMMANDS[arguments[0]]
     try:
         check_arguments(options, arguments[1:])
-        function(tyro.cli(options, prog=f"fedsim {arguments[0]}", args=arguments[1:]))
+        command: Any = tyro.cli(options, prog=f"fedsim {arguments[0]}", args=arguments[1:])
+        return function(command) or 0
     except ConfigError as error:
         print(f"fedsim: {error}", file=sys.stderr)
         return 2
@@ -303,7 +349,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             after = ["finished runs are kept, and the same command goes on from there"]
         print("; ".join(["fedsim: interrupted", *after]), file=sys.stderr)
         return 130
-    return 0
 
 
 if __name__ == "__main__":

@@ -41,9 +41,9 @@ def steps_of(model: str, size: int, *, rivals: bool = True, naive: bool = True) 
     batch = batch_of(size)
     steps = {PLAIN: _ordinary(plain, batch), OURS: _ours(tagger, batch)}
     if rivals:
-        steps |= {n: _private(backend(way, tagger), tagger, batch) for n, way in RIVALS.items()}
+        steps |= {n: private_step(backend(way, tagger), tagger, batch) for n, way in RIVALS.items()}
     if naive:
-        steps[NAIVE] = _private(naive_loop, tagger, batch)
+        steps[NAIVE] = private_step(naive_loop, tagger, batch)
     return steps
 
 
@@ -96,6 +96,26 @@ def peak_bytes(step: Step) -> int:
     return most
 
 
+def private_step(gradient: ClippedGradient, tagger: JointTagger, batch: Batch) -> Step:
+    """A private step whose clipped sum is computed one way; parameters are copies of the tagger's.
+
+    Args:
+      gradient: computes the clipped sum.
+      tagger: what is trained.
+      batch: of one device.
+    """
+    parameters = {name: p.detach().clone() for name, p in tagger.named_parameters()}
+    draw = torch_generator(0, "bench noise")
+
+    def step() -> None:
+        total = {n: torch.empty_like(p).normal_(generator=draw) for n, p in parameters.items()}
+        gradient(tagger.losses, parameters, batch, 1.0, into=total)
+        for name, p in parameters.items():
+            p.add_(total[name], alpha=-0.01 / len(batch["weight"]))
+
+    return step
+
+
 def _ordinary(plain: PlainTagger, batch: Batch) -> Step:
     optimizer = torch.optim.SGD(plain.parameters(), lr=0.01)
 
@@ -117,16 +137,3 @@ def _ours(tagger: JointTagger, batch: Batch) -> Step:
     )
     state = procedure.start(dict(tagger.named_parameters()), stream(0, "bench noise"))
     return lambda: procedure.step(state, batch)
-
-
-def _private(gradient: ClippedGradient, tagger: JointTagger, batch: Batch) -> Step:
-    parameters = {name: p.detach().clone() for name, p in tagger.named_parameters()}
-    draw = torch_generator(0, "bench noise")
-
-    def step() -> None:
-        total = {n: torch.empty_like(p).normal_(generator=draw) for n, p in parameters.items()}
-        gradient(tagger.losses, parameters, batch, 1.0, into=total)
-        for name, p in parameters.items():
-            p.add_(total[name], alpha=-0.01 / len(batch["weight"]))
-
-    return step

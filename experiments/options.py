@@ -7,10 +7,11 @@ what they need when called, so that `--help` answers at once.
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
+from experiments.budget_options import budget_policy, check_budgets
 from fedsim.errors import ConfigError, require
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from clients import NLUClient
     from fedsim.faults import Faults
+    from fedsim.leakage import Panel
     from fedsim.models import JointTagger
     from fedsim.population import Population
     from fedsim.schedule import Schedule
@@ -28,6 +30,9 @@ PROXIMAL_MU = 0.01
 
 ENGINE = frozenset({"engine", "device"})
 """Options that choose an engine; Flower's own processes have theirs already."""
+
+PANEL = 500
+"""Utterances in the panel of --leakage."""
 
 PEOPLE_SEED = 0
 """Seed of the people: who is generated, who is dealt what, what is held out."""
@@ -53,7 +58,8 @@ class RunOptions:
       by: cut each person's utterances (device) or the order of collection (clock).
       keep: what devices keep of earlier periods: current, window:k, reservoir:n, all.
       cohort: expected devices a round.
-      selection: how likely a device is to take part, by its activity.
+      selection: how likely a device is to take part, by its activity; budgets: by what it may
+        spend (--dp device).
       power: exponent of activity, with --selection activity.
       cap: largest participation rate of any device.
       temperature: of softmax selection, in units of the mean activity.
@@ -71,6 +77,13 @@ class RunOptions:
       clip_norm: largest norm of a device's update (of an example's gradient, with --dp example).
       example_noise_multiplier: the devices' own noise, with --dp both; default 1.
       example_clip_norm: largest norm of an example's gradient, with --dp both; default 1.
+      clipping: how gradients of examples are clipped: to one norm (flat); normalised (automatic);
+        layer by layer (per-layer); to a norm that follows their median (adaptive); or, as a
+        baseline, in micro-batches layer by layer (edp-sgd, whose noise falls with --noise-decay).
+      noise_decay: FACTOR:STEPS, such as 0.9:10; what the devices' noise is multiplied by after so
+        many local steps, from the first step of every participation on.
+      dp_backend: who clips the gradients of examples: this project's kernel (book-keeping), or
+        Opacus to compare with, which clips flat alone.
       epsilon: what the worst device may have spent at the end, instead of a noise multiplier; with
         --dp example it needs --max-participations.
       max_participations: rounds after which a device that protects its examples refuses to train.
@@ -82,7 +95,15 @@ class RunOptions:
       weight_cap: public bound on weights, under add-remove.
       denominator: public constant that the sum is divided by, under add-remove.
       example_cap: examples beyond which a device weighs no more.
+      device_budget: epsilon that no device may exceed; one that would is not drawn again.
+      run_budget: epsilon that the worst device may not exceed; the run stops before it would.
+      budgets: of --selection budgets, epsilon:share pairs (2:.54,4:.37,8:.09) or a range (1-8),
+        dealt out to devices at random; they and --cohort fix the noise.
       secure_noise: take the noise from the operating system; the run cannot be reproduced.
+      leakage: measure what the model leaks about a panel of 500 utterances, of which fair coins
+        take about half out of training, and audit epsilon by it.
+      leakage_every: rounds between these measurements; ten rounds that are audited, the first and
+        the last among them, are measured anyway.
       evaluate_every: rounds between measurements; default about 20 measurements a run.
       checkpoint_every: rounds between checkpoints, which a run that was interrupted goes on from.
       faults: devices that fail, by probability: unavailable=.1,dropout=.3,nan=.05,exploding=.01,
@@ -110,7 +131,9 @@ class RunOptions:
     by: Literal["device", "clock"] = "device"
     keep: str = "current"
     cohort: int = 32
-    selection: Literal["uniform", "log", "sqrt", "activity", "softmax", "top"] = "uniform"
+    selection: Literal["uniform", "log", "sqrt", "activity", "softmax", "top", "budgets"] = (
+        "uniform"
+    )
     power: float = 1.0
     cap: float = 1.0
     temperature: float = 1.0
@@ -128,6 +151,9 @@ class RunOptions:
     clip_norm: float = 1.0
     example_noise_multiplier: float | None = None
     example_clip_norm: float | None = None
+    clipping: Literal["flat", "automatic", "per-layer", "adaptive", "edp-sgd"] = "flat"
+    noise_decay: str | None = None
+    dp_backend: Literal["book-keeping", "opacus-hooks", "opacus-ghost"] = "book-keeping"
     epsilon: float | None = None
     max_participations: int | None = None
     delta: float | None = None
@@ -136,7 +162,12 @@ class RunOptions:
     weight_cap: float | None = None
     denominator: float | None = None
     example_cap: int | None = None
+    device_budget: float | None = None
+    run_budget: float | None = None
+    budgets: str | None = None
     secure_noise: bool = False
+    leakage: bool = False
+    leakage_every: int = 1
     evaluate_every: int | None = None
     checkpoint_every: int = 1
     faults: str | None = None
@@ -167,6 +198,14 @@ class RunOptions:
             f"device is {self.device!r}, but --engine {self.engine} trains on the processor; leave "
             "it out, or choose --engine batched",
         )
+        require(
+            self.leakage_every >= 1,
+            f"leakage_every is {self.leakage_every}; choose 1 (every round) or more",
+        )
+        require(
+            self.leakage or self.leakage_every == 1,
+            f"leakage_every is {self.leakage_every}, which has no effect without --leakage; add it",
+        )
         mu = self.proximal_mu
         require(mu is None or mu >= 0, f"proximal_mu is {mu}; choose 0 (none) or more")
         require(self.seed >= 0, f"seed is {self.seed}; choose 0 or more")
@@ -181,7 +220,7 @@ class RunOptions:
             "use; choose --selection softmax",
         )
         require(
-            self.cap == 1.0 or self.selection not in ("uniform", "top"),
+            self.cap == 1.0 or self.selection not in ("uniform", "top", "budgets"),
             f"cap is {self.cap:g}, which --selection {self.selection} does not use; "
             "choose log, sqrt, activity or softmax",
         )
@@ -193,6 +232,7 @@ def check_options(options: RunOptions) -> None:
     Raises:
       ConfigError: a value, or a combination of them, that cannot be run.
     """
+    check_budgets(options)
     client_of(options)
     strategy_of(options)
     schedule_of(options)
@@ -200,8 +240,10 @@ def check_options(options: RunOptions) -> None:
 
 
 def policy_of(options: RunOptions) -> "SelectionPolicy":
-    """The selection policy an options object names."""
+    """The selection policy an options object names; reads the corpus where budgets are dealt."""
     import strategies as s
+
+    check_budgets(options)
 
     cohort, cap = options.cohort, options.cap
     policies: dict[str, Callable[[], SelectionPolicy]] = {
@@ -213,6 +255,14 @@ def policy_of(options: RunOptions) -> "SelectionPolicy":
             cohort=cohort, temperature=options.temperature, cap=cap
         ),
         "top": lambda: s.TopActivitySelection(cohort=cohort),
+        "budgets": lambda: budget_policy(
+            options.budgets or "",
+            population_of(options).devices,
+            PEOPLE_SEED,
+            cohort,
+            options.rounds,
+            options.delta,
+        ),
     }
     policy = policies[options.selection]()
     return policy if options.scale is None else s.PublicScale(policy=policy, scale=options.scale)
@@ -224,7 +274,7 @@ def strategy_of(options: RunOptions) -> "Strategy":
 
     from experiments.privacy_options import device_level_of
     from fedsim.engine.flower import quiet
-    from strategies import PrivateAggregation, Selective
+    from strategies import BudgetSelection, PrivateAggregation, Selective
 
     mu = PROXIMAL_MU if options.proximal_mu is None else options.proximal_mu
     rules: dict[str, Callable[[], Strategy]] = {
@@ -236,10 +286,13 @@ def strategy_of(options: RunOptions) -> "Strategy":
     }
     with quiet():
         inner = rules[options.strategy]()
-    mechanism = device_level_of(options)
+    mechanism, policy = device_level_of(options), policy_of(options)
     if mechanism is not None:
+        if isinstance(policy, BudgetSelection):
+            # Rates and noise answer to each other; the policy found both.
+            mechanism = replace(mechanism, noise_multiplier=policy.noise_multiplier)
         inner = PrivateAggregation(inner, mechanism)
-    return Selective(inner, policy_of(options), weighting=options.weighting, draw=options.draw)
+    return Selective(inner, policy, weighting=options.weighting, draw=options.draw)
 
 
 def client_of(options: RunOptions) -> "NLUClient":
@@ -256,6 +309,7 @@ def client_of(options: RunOptions) -> "NLUClient":
         learning_rate=options.learning_rate,
         proximal_mu=own,
         privacy=example_level_of(options),
+        dp_backend=options.dp_backend,
     )
 
 
@@ -275,6 +329,20 @@ def faults_of(options: RunOptions) -> "Faults | None":
     from fedsim.faults import Faults
 
     return None if options.faults is None else Faults.parse(options.faults)
+
+
+def panel_of(options: RunOptions, population: "Population") -> "Panel | None":
+    """The utterances whose leakage is measured, or None; all of a smaller population's."""
+    if not options.leakage:
+        return None
+    from fedsim.leakage import example_panel
+
+    held = int(population.starts[-1])
+    require(
+        held > 0,
+        "leakage is measured on training utterances, and the population has none; add some",
+    )
+    return example_panel(population, seed=options.seed, size=min(PANEL, held))
 
 
 def population_of(options: RunOptions) -> "Population":

@@ -3,7 +3,8 @@
 Under device-level DP a device pays for its own participation rate. The experiment runs selection
 policies, weightings and cures twice: with as much noise in the model as uniform selection has, to
 compare what devices pay, and with as much epsilon for the device that pays most, to compare
-accuracy; with all data at once ("static") and period by period ("continual").
+accuracy; with all data at once ("static") and period by period ("continual"). The same policies
+are priced under DP-SGD on the devices as well, where no accuracy is asked and nothing is trained.
 
 Clip norm, local work and rounds were chosen by the accuracy of uniform selection on dev utterances.
 """
@@ -15,7 +16,8 @@ from typing import Any
 
 from experiments.options import RunOptions
 from experiments.presets import Preset, chosen, run_options, runs_of
-from experiments.price_rows import rows_of
+from experiments.price_examples import example_prices
+from experiments.price_rows import POLICIES, rows_of
 from fedsim.report.price import price_table
 from fedsim.report.table import Table
 
@@ -30,6 +32,8 @@ class Size:
       policies: selection policies, run with equal weights.
       crossed: those run under every weighting.
       public: those run at a public scale as well.
+      retired: those run with devices that retire before they exceed the target epsilon as well.
+      budgets: baselines that go from budgets to rates.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -37,6 +41,8 @@ class Size:
     policies: tuple[str, ...]
     crossed: tuple[str, ...] = ()
     public: tuple[str, ...] = ()
+    retired: tuple[str, ...] = ()
+    budgets: tuple[str, ...] = ()
 
 
 PRESETS: dict[str, Size] = {
@@ -47,13 +53,18 @@ PRESETS: dict[str, Size] = {
         },
         seeds=1,
         policies=("uniform", "activity", "activity-cap.1"),
+        public=("activity-cap.1",),
+        retired=("activity",),
+        budgets=("per group",),
     ),
     "paper": Size(
         options={"rounds": 60, "clip_norm": 0.5, "epsilon": 8.0, "evaluate_every": 20},
-        seeds=1,
+        seeds=3,
         policies=("uniform", "log", "sqrt", "activity", "activity-cap.1", "activity^2"),
         crossed=("uniform", "sqrt", "activity"),
         public=("activity-cap.1",),
+        retired=("activity",),
+        budgets=("per group", "per client"),
     ),
 }  # fmt: skip
 
@@ -80,8 +91,8 @@ def price_of_activity(
     Args:
       options: of every run; a row sets its own setting, selection, cap, weighting, noise and seed.
         `epsilon` is what the worst device may spend. Default: `preset_options(preset)`.
-      preset: "quick": uniform, activity, and activity with capped rates. "paper": every policy, the
-        weightings crossed, and a public scale.
+      preset: "quick": uniform, activity, capped rates, a public scale, retirement, and budgets per
+        group. "paper": every policy, the weightings crossed, and budgets per client as well.
       seeds: runs a row, >= 1; default: the preset's.
       out: the experiment's folder. A second call with the same arguments goes on where the first
         stopped.
@@ -93,6 +104,17 @@ def price_of_activity(
     size = chosen(PRESETS, preset)
     options = preset_options(preset) if options is None else options
     each = range(options.seed, options.seed + (size.seeds if seeds is None else seeds))
-    rows = rows_of(options, size.policies, size.crossed, size.public)
+    rows = rows_of(
+        options,
+        size.policies,
+        crossed=size.crossed,
+        public=size.public,
+        retired=size.retired,
+        budgets=size.budgets,
+    )
+    examples = example_prices(
+        options, {name: POLICIES[name] for name in size.policies}, size.retired
+    )
     runs = runs_of(rows, each, out, processes)
-    return price_table([row.priced(own) for row, own in zip(rows, runs, strict=True)])
+    priced = [row.priced(own) for row, own in zip(rows, runs, strict=True)]
+    return price_table(priced, examples)

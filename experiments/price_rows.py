@@ -2,11 +2,11 @@
 
 A row is a policy, a weighting and a cure, its noise fixed by what it has in common with uniform
 selection at equal weights, which itself is given a target epsilon: the noise per coordinate of the
-mean update, or the epsilon of the device that pays most. Rows of example-level privacy would be
-further kinds of `Row` with other options; nothing here but `noise_like` knows of devices' weights.
+mean update, or the epsilon of the device that pays most. All of them are trained, since the table
+shows their accuracy; the rows of example-level privacy (`experiments.price_examples`) are not.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +30,11 @@ POLICIES: dict[str, dict[str, Any]] = {
 }
 """Names of policies here, and the options that make them."""
 
+BUDGETS: dict[str, Callable[[float], str]] = {
+    "per group": lambda most: f"{most / 4:g}:.54,{most / 2:g}:.37,{most:g}:.09",
+    "per client": lambda most: f"{most / 8:g}-{most:g}",
+}
+"""Names of baselines that go from budgets to rates, and the budgets at the largest of them."""
 
 ALIKE = {("uniform", "inverse-rate"), ("activity", "inverse-rate")}
 """Weightings that equal another one: examples for uniform rates, equal for proportional ones."""
@@ -42,7 +47,7 @@ class Row:
     Attributes:
       options: of its runs, the seed apart.
       held: what its noise was chosen for.
-      policy: one of POLICIES.
+      policy: one of POLICIES, or "budgets".
       variant: what the table says it is, beside the policy; "" for a policy as it is.
     """
 
@@ -72,15 +77,26 @@ class Row:
 
 
 def rows_of(
-    options: RunOptions, policies: Sequence[str], crossed: Sequence[str], public: Sequence[str]
+    options: RunOptions,
+    policies: Sequence[str],
+    *,
+    crossed: Sequence[str] = (),
+    public: Sequence[str] = (),
+    retired: Sequence[str] = (),
+    budgets: Sequence[str] = (),
 ) -> list[Row]:
     """All rows, setting by setting: without privacy, uniform, then the others twice each.
+
+    Retirement starts with the noise that uniform selection has and ends at its epsilon, and from
+    budgets follow rates and noise: such a row comes once, at equal epsilon.
 
     Args:
       options: of every run; `epsilon` is what the worst device may spend.
       policies: names in POLICIES, run with equal weights.
       crossed: those of them that run under every weighting.
       public: those that run at a public scale as well, under add/remove neighbours.
+      retired: those that also run with devices retired before they exceed `options.epsilon`.
+      budgets: names in BUDGETS.
     """
     rows = []
     for setting in SETTINGS:
@@ -107,6 +123,15 @@ def rows_of(
             noisy = replace(equal, epsilon=None, noise_multiplier=noise_like(equal, target))
             rows.append(Row(options=noisy, held="noise", policy=policy, variant=variant))
             rows.append(Row(options=equal, held="epsilon", policy=policy, variant=variant))
+        for policy in retired:
+            own = replace(private, **POLICIES[policy])
+            sigma = noise_like(own, target)
+            own = replace(own, epsilon=None, noise_multiplier=sigma, device_budget=options.epsilon)
+            rows.append(Row(options=own, held="epsilon", policy=policy, variant="retirement"))
+        for name in budgets:
+            text = BUDGETS[name](options.epsilon or 0.0)
+            own = replace(private, epsilon=None, selection="budgets", budgets=text)
+            rows.append(Row(options=own, held="epsilon", policy="budgets", variant=name))
     return rows
 
 

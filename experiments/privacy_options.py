@@ -7,6 +7,7 @@ from fedsim.errors import require
 if TYPE_CHECKING:
     from experiments.options import RunOptions
     from fedsim.privacy import ExampleLevel
+    from fedsim.privacy.clipping import Clipping
     from fedsim.privacy.release import DeviceLevel
 
 NOISE_MULTIPLIER = 1.0
@@ -15,9 +16,10 @@ NOISE_MULTIPLIER = 1.0
 CLIP_NORM = 1.0
 """Of an example's gradient, with --dp both."""
 
-_DEVICE = ("weight_cap", "denominator", "example_cap")
+_DEVICE = ("weight_cap", "denominator", "example_cap", "device_budget", "run_budget")
 _BOTH = ("example_noise_multiplier", "example_clip_norm")
-_ANY = ("noise_multiplier", "epsilon", "delta", "max_participations")
+_EXAMPLE = ("max_participations", "noise_decay")
+_ANY = ("noise_multiplier", "epsilon", "delta")
 
 
 def device_level_of(options: "RunOptions") -> "DeviceLevel | None":
@@ -43,6 +45,8 @@ def device_level_of(options: "RunOptions") -> "DeviceLevel | None":
         weight_cap=options.weight_cap,
         denominator=options.denominator,
         example_cap=options.example_cap,
+        device_budget=options.device_budget,
+        run_budget=options.run_budget,
         secure_noise=options.secure_noise,
     )
 
@@ -59,7 +63,8 @@ def example_level_of(options: "RunOptions") -> "ExampleLevel | None":
     _check(options)
     if options.dp not in ("example", "both"):
         return None
-    from fedsim.privacy import ExampleLevel
+    from fedsim.privacy import ExampleLevel, NoiseDecay
+    from fedsim.privacy.release import AdaptiveClipping
 
     clip_norm, sigma, target = options.clip_norm, options.noise_multiplier, options.epsilon
     if options.dp == "both":
@@ -74,15 +79,34 @@ def example_level_of(options: "RunOptions") -> "ExampleLevel | None":
         epsilon=target,
         delta=options.delta,
         max_participations=options.max_participations,
+        clipping=_clipping_of(options),
+        adaptive=AdaptiveClipping() if options.clipping == "adaptive" else None,
+        decay=NoiseDecay()
+        if options.noise_decay is None
+        else NoiseDecay.parse(options.noise_decay),
         secure_noise=options.secure_noise,
     )
+
+
+def _clipping_of(options: "RunOptions") -> "Clipping":
+    """How an example's gradient is clipped, to thresholds that wait for the model."""
+    from fedsim.privacy import Automatic, Flat, PerLayer
+    from fedsim.privacy.edp_sgd import MICRO_BATCH
+    from fedsim.privacy.micro_batches import MicroBatches
+
+    ways: dict[str, Clipping] = {
+        "automatic": Automatic(),
+        "per-layer": PerLayer(),
+        "edp-sgd": MicroBatches(size=MICRO_BATCH, within=PerLayer()),
+    }
+    return ways.get(options.clipping, Flat())
 
 
 def _check(options: "RunOptions") -> None:
     """Refuse options that the privacy asked for does not use."""
     without = {
-        "none": ((*_ANY, *_DEVICE, *_BOTH), "add --dp example, device or both"),
-        "device": (("max_participations", *_BOTH), "choose --dp both"),
+        "none": ((*_ANY, *_EXAMPLE, *_DEVICE, *_BOTH), "add --dp example, device or both"),
+        "device": ((*_EXAMPLE, *_BOTH), "choose --dp both"),
         "example": (
             (*_DEVICE, *_BOTH),
             "choose --dp both, or leave it out (--noise-multiplier and --clip-norm are the "
@@ -96,6 +120,13 @@ def _check(options: "RunOptions") -> None:
         require(
             value is None,
             f"{name.replace('_', '-')} is {value}, which --dp {options.dp} does not use; {remedy}",
+        )
+    for name, usual in (("clipping", "flat"), ("dp_backend", "book-keeping")):
+        value = getattr(options, name)
+        require(
+            value == usual or options.dp in ("example", "both"),
+            f"{name.replace('_', '-')} is {value}, which --dp {options.dp} does not use: it is for "
+            "the gradients of examples; choose --dp example or both",
         )
     require(
         options.adjacency == "zero-out" or options.dp in ("device", "both"),

@@ -12,6 +12,7 @@ from experiments.options import (
     client_of,
     faults_of,
     model_of,
+    panel_of,
     population_of,
     schedule_of,
     strategy_of,
@@ -31,10 +32,24 @@ def build(options: RunOptions) -> "Simulation":
 
     # Cheap things first, so that a bad option is refused before the corpus is read.
     client, strategy, schedule = client_of(options), strategy_of(options), schedule_of(options)
-    population = population_of(options)
+    people = population_of(options)
+    model, panel = model_of(options, people), panel_of(options, people)
+    probes = []
+    if panel is not None:
+        from fedsim.leakage import Leakage
+
+        probes.append(
+            Leakage(
+                panel=panel,
+                population=people,
+                model=model,
+                schedule=schedule,
+                every=options.leakage_every,
+            )
+        )
     return Simulation(
-        population=population,
-        model=model_of(options, population),
+        population=people if panel is None else panel.applied(people),
+        model=model,
         client=client,
         strategy=strategy,
         schedule=schedule,
@@ -45,6 +60,7 @@ def build(options: RunOptions) -> "Simulation":
         faults=faults_of(options),
         engine="batched" if options.engine == "batched" else "local",
         device=options.device,
+        probes=probes,
     )
 
 

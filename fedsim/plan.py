@@ -4,7 +4,7 @@ A plan holds the rates a cohort was drawn with and the weights its updates get. 
 round, so that what ran and what is accounted cannot drift apart.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from fedsim.models.joint import Parameters
+from fedsim.privacy.account import Account
 
 Draw = Literal["poisson", "fixed"]
 
@@ -100,6 +101,8 @@ class FinishedRound:
       evaluated: aggregated metrics of a strategy that evaluates on devices; empty otherwise.
       score: scores the new global model on the test set; called at most once.
       score_dev: the same on the dev set, or None where nobody asks for it.
+      account: the ledgers, charged up to and including this round.
+      map: applies a function to items on the run's workers, results in the order of the items.
     """
 
     round: int
@@ -115,6 +118,8 @@ class FinishedRound:
     evaluated: dict[str, float] = field(default_factory=dict)
     score: Callable[[], Scores]
     score_dev: Callable[[], Scores] | None = None
+    account: Account = field(default_factory=Account)
+    map: Callable[..., Iterable] = map
 
     @cached_property
     def test(self) -> Scores:

@@ -4,16 +4,21 @@ A probe returns named figures. Names without a slash are columns of every round'
 one (`probe/name`) go under `figures`. Probes never change the run.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from fedsim.models.joint import Parameters
 from fedsim.plan import FinishedRound, Scores
 from fedsim.population import Examples, Population
 from fedsim.population.examples import UNSEEN
 
 Figures = dict[str, Any]
+
+Replies = Mapping[int, Callable[[], Parameters]]
+"""Device id -> reads the parameters it replied with."""
 
 MOST_SLOT_TYPES = 1 << 15
 """Slot labels are int16, so there are fewer types than this."""
@@ -24,11 +29,30 @@ class Probe(Protocol):
 
     One that remembers earlier rounds has `state_dict()` and `load_state_dict()`, so that a run that
     was interrupted goes on with what it remembered. One that has `files()`, file stem -> arrays by
-    name, leaves them in the record as DIR/STEM.npz when the run ends.
+    name, leaves them in the record as DIR/STEM.npz when the run ends. One that has
+    `begin(account)` is given the ledgers before the first round; what it returns stands in
+    start.json, and must be the same where a run goes on. One that has `observe()` is an
+    `Observer`.
     """
 
     def __call__(self, finished: FinishedRound) -> Figures:
         """Named figures of the round, none of them where it does not measure this round."""
+
+
+@runtime_checkable
+class Observer(Protocol):
+    """Sees what the server sees of single devices: the replies of a round, before aggregation."""
+
+    def observe(self, round: int, period: int, sent: Parameters, replies: Replies) -> None:
+        """Look at the replies of a round.
+
+        Args:
+          round: from 1.
+          period: from 0.
+          sent: the global model that devices were sent.
+          replies: of the devices whose reply counted, in device order. What they read may be the
+            buffers that the strategy works on next: neither change nor keep it.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)

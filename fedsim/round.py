@@ -4,21 +4,24 @@ The four methods of a Flower strategy are called here and nowhere else, so that 
 comes out of them is the same under every engine.
 """
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from flwr.app import ConfigRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fedsim.engine.cohort import CohortGrid
 from fedsim.engine.exchange import Exchange
-from fedsim.engine.flower import to_parameters, to_record
+from fedsim.engine.flower import records, to_parameters, to_record
 from fedsim.engine.replies import arrays_fault, buffers, collect
 from fedsim.models.joint import Parameters
 from fedsim.plan import SERVER, Failure, FinishedRound
 from fedsim.population import Population
+from fedsim.privacy.account import Account
+from fedsim.probes import Observer
 from fedsim.rng import seeded_globals
 from fedsim.schedule import Schedule
 from fedsim.training.scoring import Scorer
@@ -38,6 +41,9 @@ class Round:
       exchange: sends messages through it, and what goes wrong on the way.
       scorer: scores parameters on the test set.
       dev_scorer: likewise on the dev set.
+      account: the ledgers that strategy and devices are charged to.
+      map: applies a function to items on the threads of this process.
+      observers: look at the replies before they are aggregated.
     """
 
     strategy: Strategy
@@ -49,6 +55,9 @@ class Round:
     exchange: Exchange
     scorer: Scorer
     dev_scorer: Scorer
+    account: Account
+    map: Callable[..., Iterable]
+    observers: Sequence[Observer] = ()
 
     def __call__(self, round: int, parameters: Parameters) -> FinishedRound:
         """Train one round.
@@ -78,6 +87,9 @@ class Round:
         )
         arrived = np.array([r.metadata.src_node_id for r in replies.valid], np.int64)
         failures = list(replies.failures)
+        for observer in self.observers:
+            said = {r.metadata.src_node_id: partial(_said, r, parameters) for r in replies.valid}
+            observer.observe(round, period, parameters, said)
         with seeded_globals(self.seed, "aggregate", round):
             record, _ = self.strategy.aggregate_train(round, replies.heard)
         if record is not None:
@@ -104,6 +116,8 @@ class Round:
             evaluated=evaluated,
             score=partial(self.scorer, parameters),
             score_dev=partial(self.dev_scorer, parameters),
+            account=self.account,
+            map=self.map,
         )
 
     def _evaluate(
@@ -125,3 +139,8 @@ class Round:
         heard = replies.heard
         metrics = self.strategy.aggregate_evaluate(round, heard) if heard else None
         return {f"evaluate/{key}": value for key, value in (metrics or {}).items()}, failures  # type: ignore[misc]
+
+
+def _said(reply: Message, like: Parameters) -> Parameters:
+    """The parameters of a reply that counts."""
+    return to_parameters(next(iter(records(reply.content, ArrayRecord).values())), like)

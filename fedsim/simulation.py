@@ -29,9 +29,10 @@ from fedsim.errors import ConfigError, require
 from fedsim.faults import Faults
 from fedsim.models.joint import JointTagger
 from fedsim.population import Population
+from fedsim.privacy.account import Account
 from fedsim.privacy.example_spent import ExamplePrivacy, example_privacy
 from fedsim.privacy.spent import privacy_probe
-from fedsim.probes import Probe, standard_probes
+from fedsim.probes import Observer, Probe, standard_probes
 from fedsim.progress import Progress
 from fedsim.record import Run, Writer, is_finished, load_run
 from fedsim.record.checkpoint import Checkpoints
@@ -220,6 +221,7 @@ class Simulation:
         exchange = Exchange(
             faults=self.faults, seed=self.seed, client=self.client, people=people, example=example
         )
+        account = Account.of(self.strategy, None if example is None else example.ledger)
         privacy = privacy_probe(self.strategy, people, example)
         measured = standard_probes(people, self._every)
         probes: list[Probe] = [*measured, privacy, exchange, *self.probes]
@@ -237,14 +239,22 @@ class Simulation:
             exchange=exchange,
             scorer=Scorer(self.model, people.test, map),
             dev_scorer=Scorer(self.model, people.dev, map),
+            account=account,
+            map=map,
+            observers=[probe for probe in probes if isinstance(probe, Observer)],
         )
         untrained = one_round.scorer(parameters)
         assumptions = surprises(getattr(self.strategy, "policy", None), people)
         if last < self.schedule.rounds:
             assumptions.append(f"the run's privacy budget ends it after round {last}")
         assumptions += getattr(privacy, "assumptions", [])
+        begun = {
+            type(probe).__name__: probe.begin(account)
+            for probe in self.probes
+            if hasattr(probe, "begin")
+        }
         resolved = getattr(privacy, "resolved", None)
-        start = start_contents(people, parameters, untrained, assumptions, resolved, plan)
+        start = start_contents(people, parameters, untrained, assumptions, resolved, begun, plan)
         devices = device_arrays(people)
         start = writer.start(start, devices)
         if writer.path is not None and is_finished(writer.path):

@@ -79,24 +79,29 @@ class BudgetSelection:
     @cached_property
     def _allowed(self) -> np.ndarray:
         kinds, kind = np.unique(self.budgets, return_inverse=True)
-        return np.array([self._rate(budget) for budget in kinds.tolist()])[kind]
+        powers, power = np.empty(len(kinds)), 0
+        # From the largest budget down: the next one's rate is hardly smaller, and rare steps are
+        # slow to price.
+        for at in range(len(kinds) - 1, -1, -1):
+            power = self._least_power(float(kinds[at]), power)
+            powers[at] = power
+        return np.where(powers <= RAREST, GRID_RATIO**-powers, 0.0)[kind]
 
-    def _rate(self, budget: float) -> float:
-        """The largest rate on the ledger's grid within a budget; 0 where none is."""
+    def _least_power(self, budget: float, start: int) -> int:
+        """Grid steps down to the largest rate within a budget, from a start that is no further."""
 
         def fits(power: int) -> bool:
             step = Gaussian(noise_multiplier=self.noise_multiplier, rate=GRID_RATIO**-power)
             return epsilon([step.times(self.rounds)], self.delta) <= budget
 
-        if fits(0):
-            return 1.0
-        if not fits(RAREST):
-            return 0.0
-        low, high = 0, RAREST
+        low, high, stride = start - 1, start, 1
+        while high <= RAREST and not fits(high):
+            low, high, stride = high, high + stride, 2 * stride
+        high = min(high, RAREST + 1)
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (low, middle) if fits(middle) else (middle, high)
-        return GRID_RATIO**-high
+        return high
 
 
 def budgets_for_cohort(

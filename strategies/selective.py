@@ -9,8 +9,16 @@ Selection and weighting are separate choices. Sampling in proportion to examples
 weights, uniform sampling with weights by examples; doing both counts active devices twice. Flower
 divides by the realised sum of weights, so inverse-rate weights n_i / q_i are self-normalised
 (Hajek).
+
+Under device-level DP rates and weights are announced before the first round, and a policy that then
+gives others is refused (`Selective.plan`): so neither they nor the noise ever depend on what was
+released, and the ledger may add up a history that was fixed in advance. Where they did, ordinary
+composition would not cover the sum, and a Renyi filter (Feldman and Zrnic, NeurIPS 2021,
+https://arxiv.org/abs/2008.11193) would have to stop each device at an order fixed beforehand.
+An adaptive clip norm does depend on releases and needs none: noise follows it, so sigma stays.
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -101,6 +109,7 @@ class Selective(Strategy):
         self.weighting = "none" if unweighted else natural
         self._weights: dict[int, float] = {}
         self._known: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+        self._announced: dict[bytes, bytes] = {}
 
     @property
     def mechanism(self) -> DeviceLevel | None:
@@ -122,10 +131,12 @@ class Selective(Strategy):
         """
         if self.mechanism is None:
             return None
-        periods = [
-            (*self._rates_and_weights(activity), count)
-            for activity, count in zip(activities, rounds, strict=True)
-        ]
+        periods = []
+        self._announced = {}
+        for activity, count in zip(activities, rounds, strict=True):
+            rates, weights = self._rates_and_weights(activity)
+            self._announced[_digest(activity)] = _digest(rates, weights)
+            periods.append((rates, weights, count))
         return self.strategy.prepare(  # type: ignore[attr-defined]
             periods,
             independent=self.draw == "poisson",
@@ -141,6 +152,9 @@ class Selective(Strategy):
           period: from 0.
           activity: (devices,) examples each device holds in the period.
           seed: the run's.
+
+        Raises:
+          ConfigError: under device-level DP, other rates or weights than were announced.
         """
         rates, weights = self._rates_and_weights(activity)
         release = None
@@ -177,6 +191,13 @@ class Selective(Strategy):
                 weights = weights_of(self.weighting, activity, rates)
             else:
                 weights = bounded_weights(self.weighting, activity, rates, self.mechanism)
+                own = _digest(rates, weights)
+                require(
+                    self._announced.get(_digest(activity), own) == own,
+                    f"{type(self.policy).__name__} gives other rates for the same activity than "
+                    "before the first round, and nothing covers rates that depend on what was "
+                    "released; let rates() be a pure function of activity",
+                )
             self._known = (activity, rates, weights)
         return self._known[1:]
 
@@ -234,3 +255,8 @@ class Selective(Strategy):
     def summary(self) -> None:
         """The wrapped strategy's."""
         self.strategy.summary()
+
+
+def _digest(*arrays: np.ndarray) -> bytes:
+    """Tells arrays apart without keeping them."""
+    return hashlib.blake2b(b"".join(a.tobytes() for a in arrays), digest_size=16).digest()

@@ -7,6 +7,7 @@ and under each of the strategies alone, which then draw and evaluate themselves.
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -33,6 +34,8 @@ CELLS = [*SELECTIVE, *product(("bare",), STRATEGIES)]
 PEOPLE = Population.load("home", devices=12)
 MODEL = BiLSTMTagger.sized_for(PEOPLE, embedding=4, hidden=4)
 DRAWS = get_args(CHOICES["draw"])
+BUDGETS = {"budgets": "1-8", "dp": "device", "draw": "poisson", "devices": 12, "rounds": 3}
+"""What rates that follow from budgets need beside them."""
 
 
 def run(selection: str, strategy: str, workers: int) -> Run:
@@ -43,6 +46,8 @@ def run(selection: str, strategy: str, workers: int) -> Run:
     else:
         draw = DRAWS[CELLS.index((selection, strategy)) % len(DRAWS)]
         options = RunOptions(cohort=8, selection=selection, strategy=strategy, draw=draw)
+        if selection == "budgets":
+            options = replace(options, **BUDGETS)
         rule = strategy_of(options)
     return Simulation(
         population=PEOPLE,

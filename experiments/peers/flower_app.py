@@ -21,17 +21,25 @@ server = ServerApp()
 
 
 @lru_cache
-def loaded(path: str) -> tuple[Task, Tagger]:
-    """The workload and a module to train, kept by each actor, which runs a message at a time."""
-    task = Task.load(path)
-    return task, task.module()
+def loaded(path: str) -> Task:
+    """The workload, kept by each actor."""
+    return Task.load(path)
+
+
+@lru_cache
+def kept(path: str) -> Tagger:
+    """A module for all messages of an actor, which runs one at a time."""
+    return loaded(path).module()
 
 
 @client.train()
 def train(message: Message, context: Context) -> Message:
     """One epoch on the device that the message names."""
     torch.set_num_threads(1)
-    task, module = loaded(str(context.run_config["workload"]))
+    path = str(context.run_config["workload"])
+    task = loaded(path)
+    # Flower's quickstart builds one for every message.
+    module = kept(path) if context.run_config["keep"] else task.module()
     module.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
     config = message.content.config_records["config"]
     round, device = (int(config[key]) for key in ("server-round", "device"))  # type: ignore[arg-type]
@@ -77,7 +85,7 @@ class TimedFedAvg(FedAvg):
 @server.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the rounds and write their seconds and examples as JSON."""
-    task, _ = loaded(str(context.run_config["workload"]))
+    task = loaded(str(context.run_config["workload"]))
     devices = len(task.devices)
     strategy = TimedFedAvg(
         fraction_train=len(task.cohorts[0]) / devices,

@@ -1,9 +1,10 @@
 """How long are the rounds of Flower's own simulation, on Ray, on the same devices?
 
-    python -m experiments.peers.flower_ray CORES FILE ROUNDS
+    python -m experiments.peers.flower_ray CORES MODULES FILE ROUNDS
 
-prints one JSON line: seconds and examples of every round. `flwr run` is given an app folder, a home
-and a SuperLink of its own, which end with this process. There are as many nodes as devices.
+with MODULES "built" for every message, as in Flower's quickstart, or "kept" by each actor, prints
+one JSON line: seconds and examples of every round. `flwr run` is given an app folder, a home and a
+SuperLink of its own, which end with this process. There are as many nodes as devices.
 """
 
 import sys
@@ -29,6 +30,7 @@ clientapp = "experiments.peers.flower_app:client"
 
 [tool.flwr.app.config]
 workload = ""
+keep = false
 rounds = 1
 out = ""
 """
@@ -37,7 +39,7 @@ LAST_LINES = 15
 """Lines of a failed run's log that are shown."""
 
 
-def main(cores: int, path: str, rounds: int) -> None:
+def main(cores: int, keep: bool, path: str, rounds: int) -> None:
     """Run and print.
 
     Raises:
@@ -48,7 +50,8 @@ def main(cores: int, path: str, rounds: int) -> None:
         app = Path(folder) / "app"
         app.mkdir()
         (app / "pyproject.toml").write_text(APP, "utf-8")
-        settings = f'workload="{Path(path).resolve()}" rounds={rounds} out="{out}"'
+        keeping = f"keep={str(keep).lower()}"
+        settings = f'workload="{Path(path).resolve()}" {keeping} rounds={rounds} out="{out}"'
         federation = (
             f"num-supernodes={len(_offsets(path)) - 1} client-resources-num-cpus=1 "
             f"client-resources-num-gpus=0.0 init-args-num-cpus={cores}"
@@ -71,4 +74,4 @@ def _offsets(path: str):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    main(int(sys.argv[1]), sys.argv[2] == "kept", sys.argv[3], int(sys.argv[4]))

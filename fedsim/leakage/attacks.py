@@ -17,13 +17,16 @@ memorised name gives away where the mean would hide it.
 """
 
 import numpy as np
-from scipy.special import log_ndtr
+from scipy.special import log_ndtr, logsumexp
 
 from fedsim.errors import require
 
 OWN_SPREAD_FROM = 64
 """Reference models from which each example gets its own spread; with fewer, all share one (Carlini
 et al., section VI)."""
+
+LEAST_SPREAD = 1e-6
+"""Of phi over reference models: losses are float32, and smaller spreads are rounding."""
 
 RMIA_GAMMA = 2.0
 """An example beats another where its relative confidence is so many times the other's."""
@@ -86,7 +89,7 @@ def lira(losses: np.ndarray, reference: np.ndarray, out: np.ndarray) -> np.ndarr
         spread = np.sqrt(squares / (count - 1))
     else:
         spread = np.sqrt(squares.sum() / (count - 1).sum())
-    z = (_logit(losses) - mean) / np.maximum(spread, np.finfo(float).tiny)
+    z = (_logit(losses) - mean) / np.maximum(spread, LEAST_SPREAD)
     return -log_ndtr(-z)
 
 
@@ -121,11 +124,12 @@ def rmia(
       array([1., 0.])
     """
     count = _out_models(out)
-    without = np.where(out, np.exp(-reference), 0).sum(0) / count
-    average = ((1 + RMIA_OFFLINE) * without + 1 - RMIA_OFFLINE) / 2
+    mine = np.where(out, np.exp(-reference), 0).sum(0) / count
+    average = ((1 + RMIA_OFFLINE) * mine + 1 - RMIA_OFFLINE) / 2
     # In logarithms: confidences underflow where losses do not.
     ratio = -losses - np.log(average)
-    theirs = np.sort(-others - np.log(np.exp(-others_reference).mean(0)))
+    without = logsumexp(-others_reference, axis=0) - np.log(len(others_reference))
+    theirs = np.sort(-others - without)
     beaten = np.searchsorted(theirs, ratio - np.log(RMIA_GAMMA), side="right")
     return beaten / len(theirs)
 

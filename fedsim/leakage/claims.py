@@ -15,6 +15,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
+from fedsim.privacy.account import Account
+
 Coin = Literal["device", "example", "copies on one device", "copies on many devices"]
 """What one coin decides: whether a whole device, one example, or one secret repeated R times (on
 one device, or spread over R of them) is in the training data; absent is null."""
@@ -86,6 +90,34 @@ def comparison(coin: Coin, observer: Observer, claim: ClaimUnit) -> Comparison |
       True
     """
     return _TABLE.get((coin, observer, claim))
+
+
+def claimed(
+    account: Account, unit: Literal["device", "example"], devices: np.ndarray, delta: float
+) -> float:
+    """The epsilon that a bound from the released models may be held against, up to now.
+
+    Args:
+      account: the run's ledgers.
+      unit: what one fair coin decided.
+      devices: (n,) those of the panel, or of its part that was looked at.
+      delta: the audit's.
+
+    Returns:
+      The largest over these devices, of the smaller admissible claim where there are two; infinite
+      where nothing is claimed that may be compared.
+
+    Example:
+      >>> claimed(Account(), "example", np.array([0, 1]), 1e-9)
+      inf
+    """
+    found = [math.inf]
+    about_devices = comparison(unit, "models", "device")
+    if account.device is not None and about_devices is not None:
+        found.append(account.device.highest(devices, delta, about_devices.adjacency))
+    if account.example is not None and comparison(unit, "models", "example") is not None:
+        found.append(account.example.highest(devices, delta))
+    return min(found)
 
 
 def group_claim(epsilon: float, delta: float, copies: int) -> tuple[float, float]:

@@ -3,7 +3,7 @@
 The probe scores the panel's utterances with the new global model. The primary attack is the
 untrained model's loss minus the model's: its AUC and true positive rates are the `mia_*` figures,
 and its guesses give the lower bound on epsilon. Two more attacks have figures alone: the plain
-loss, and the loss against the model half as many rounds ago.
+loss, and the loss against an earlier model (`fedsim.leakage.losses`).
 
 A member counts once its period has come: before, nobody was trained on it. Which members count
 follows from the schedule, not from the coins, so the bound holds for them as for the whole panel.
@@ -11,22 +11,27 @@ A bound found once holds from then on, because what is released only grows; so e
 best so far. It is held against the claim about the panel's own devices at the audit's own delta.
 """
 
+import hashlib
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from fedsim.errors import require
 from fedsim.leakage.attacks import by_loss, by_reference
 from fedsim.leakage.audit import Audit, audited_rounds
+from fedsim.leakage.claims import claimed
+from fedsim.leakage.figures import figures_of
+from fedsim.leakage.losses import Losses
+from fedsim.leakage.notes import panel_notes
 from fedsim.leakage.panel import GROUPS, Panel
-from fedsim.leakage.success import Success, success
 from fedsim.models.joint import JointTagger, Parameters
 from fedsim.plan import FinishedRound
-from fedsim.population import Examples, Population
+from fedsim.population import Population
+from fedsim.privacy.account import Account
 from fedsim.probes import Due, Figures
 from fedsim.schedule import Schedule
 from fedsim.training.scoring import Scorer
@@ -37,14 +42,8 @@ Claim = Callable[[FinishedRound, np.ndarray, float], float]
 """(finished round, device ids, delta) -> the largest epsilon that is claimed for these devices up
 to this round, of the kind that `fedsim.leakage.claims.comparison` admits; infinite without one."""
 
-
 LARGEST_LOSS = 1e6
 """What a loss that is no finite number counts as."""
-
-
-def no_claim(finished: FinishedRound, devices: np.ndarray, delta: float) -> float:
-    """Nothing is claimed, so nothing can be refuted."""
-    return math.inf
 
 
 @dataclass(kw_only=True, eq=False)
@@ -57,7 +56,7 @@ class Leakage:
       model: the run's, whose own parameters are the untrained model.
       schedule: the run's; it fixes the audited rounds before training.
       every: rounds between measurements; audited rounds and the last are measured too.
-      claim: what the bound is held against.
+      claim: what the bound is held against; None reads the run's own ledgers.
       losses: parameters -> (n,) losses of the panel's rows, smaller where they look trained on;
         None scores the panel's utterances. Canary devices bring their own.
       best: (1 + groups,) best lower bound on epsilon so far, of the panel and of each group.
@@ -69,12 +68,10 @@ class Leakage:
     model: JointTagger
     schedule: Schedule
     every: int = 1
-    claim: Claim = no_claim
+    claim: Claim | None = None
     losses: Callable[[Parameters], np.ndarray] | None = None
     best: np.ndarray = field(init=False)
     exceeded: bool = field(init=False, default=False)
-    _rounds: list[int] = field(init=False, default_factory=list, repr=False)
-    _losses: list[np.ndarray] = field(init=False, default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
         require(self.every >= 1, f"every is {self.every}; choose 1 (every round) or more")
@@ -85,94 +82,115 @@ class Leakage:
         schedule = self.schedule
         people = self.population.cut(schedule.periods, schedule.by, schedule.retention)
         examples = self.panel.examples(people)
+        nulled = int(examples.null.sum())
+        require(
+            self.losses is not None or nulled == 0,
+            f"{nulled} of the panel's examples are null records in the population given to Leakage"
+            "; give it the population from before the panel was applied",
+        )
         self._period = examples.period
-        if self.losses is None:
-            self.losses = _of_utterances(self.model, examples)
+        self._scorer = Scorer(self.model, examples)
+        self._reference: np.ndarray | None = None
+        self._kept = Losses(rows=len(self.panel.rows))
 
     def __call__(self, finished: FinishedRound) -> Figures:
         """`mia_*`, `epsilon_audit_low`, `delta_audit`, the claim there, and `leakage/...`."""
         audited = finished.round in self.audit.rounds
         if not audited and not self._due(finished):
             return {}
-        losses = self._scored(finished.parameters)
-        self._rounds.append(finished.round)
-        self._losses.append(losses)
+        losses = self._scored(finished.parameters, finished.map)
+        untrained = self._untrained(finished.map)
+        self._kept.add(finished.round, losses, audited=audited)
         counted = self._period <= finished.period
-        scores = self.panel.per_member(by_reference(losses, self._untrained), counted)
+        scores = self.panel.per_member(by_reference(losses, untrained), counted)
         present, member = np.isfinite(scores), self.panel.included
         looks = [present, *(present & (self.panel.group == k) for k in range(len(GROUPS)))]
         if audited:
             found = [self.audit.bound(scores[who], member[who], self.delta) for who in looks]
             self.best = np.maximum(self.best, found)
-        claims = [
-            self.claim(finished, np.unique(self.panel.device[who]), self.delta)
-            if who.any()
-            else math.inf
-            for who in looks
-        ]
-        self._compare(finished.round, claims)
-        whole, *groups = [success(scores[who], member[who]) for who in looks]
-        figures: Figures = {
-            **{f"mia_{name}": value for name, value in _main(whole).items()},
-            "epsilon_audit_low": float(self.best[0]),
+        claims = [self._claimed(finished, np.unique(self.panel.device[who])) for who in looks]
+        if audited:
+            self._compare(finished.round, claims)
+        others = {"loss": by_loss(losses)}
+        earlier = self._kept.earlier(finished.round)
+        if earlier is not None:
+            others["earlier"] = by_reference(losses, earlier)
+        each = {name: self.panel.per_member(rows, counted) for name, rows in others.items()}
+        return {
+            **figures_of(scores, member, looks, self.best, claims, each),
             "delta_audit": self.delta,
-            "epsilon_claim_at_delta_audit": claims[0],
             "leakage/bound_exceeds_claim": self.exceeded,
-            **{f"leakage/{name}": value for name, value in _more(whole).items()},
         }
-        for k, (name, of) in enumerate(zip(GROUPS, groups, strict=True), start=1):
-            figures |= {f"leakage/{key}_{name}": v for key, v in {**_main(of), **_more(of)}.items()}
-            figures[f"leakage/epsilon_audit_low_{name}"] = float(self.best[k])
-            figures[f"leakage/epsilon_claim_at_delta_audit_{name}"] = claims[k]
-        for name, rows in self._others(finished.round).items():
-            each = self.panel.per_member(rows, counted)[present]
-            found_by = _main(success(each, member[present]))
-            figures |= {f"leakage/{key}_by_{name}": value for key, value in found_by.items()}
-        return figures
+
+    def begin(self, account: Account) -> dict[str, Any]:
+        """Panel and audit as they are fixed before training, and what a reader must know."""
+        digest = hashlib.sha256()
+        for array in self.panel.arrays().values():
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return {
+            "unit": self.panel.unit,
+            "members": len(self.panel),
+            "sha256": digest.hexdigest(),
+            "audited_rounds": list(self.audit.rounds),
+            "level": self.audit.level,
+            "delta": self.delta,
+            "notes": panel_notes(self.panel, self.population, account.unit, self.audit.level),
+        }
+
+    def files(self) -> dict[str, dict[str, np.ndarray]]:
+        """panel.npz: members and coins; scores.npz: the losses of the audited rounds."""
+        return {"panel": self.panel.arrays(), "scores": self.arrays()}
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Losses of the panel's rows under every measured model.
+        """Losses of the panel's rows under the models of the audited rounds.
 
         Returns:
-          rounds (measured,), losses (measured, n) float32, and untrained (n,) float32.
+          rounds (audited,), losses (audited, n) float32, and period (n,), from 0, of each row; once
+          a round was measured also untrained (n,) float32.
         """
-        losses = np.array(self._losses, np.float32).reshape(-1, len(self.panel.rows))
+        found: dict[str, np.ndarray] = {
+            "rounds": self._kept.rounds,
+            "losses": self._kept.losses,
+            "period": self._period,
+        }
+        return found if self._reference is None else found | {"untrained": self._reference}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Bounds and losses so far."""
         return {
-            "rounds": np.array(self._rounds, np.int64),
-            "losses": losses,
-            "untrained": self._untrained,
+            "best": self.best.copy(),
+            "exceeded": self.exceeded,
+            "untrained": self._reference,
+            "losses": self._kept.state_dict(),
         }
 
-    def state_dict(self) -> dict[str, np.ndarray | bool]:
-        """Bounds and losses so far."""
-        scored = {name: array for name, array in self.arrays().items() if name != "untrained"}
-        return {"best": self.best.copy(), "exceeded": self.exceeded, **scored}
-
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from saved bounds and losses."""
         self.best, self.exceeded = state["best"].copy(), state["exceeded"]
-        self._rounds, self._losses = state["rounds"].tolist(), list(state["losses"])
+        self._reference = state["untrained"]
+        self._kept.load_state_dict(state["losses"])
 
-    @cached_property
-    def _untrained(self) -> np.ndarray:
-        """Losses of the untrained model; scored in the run, on as many threads as the others."""
-        own = {name: p.detach() for name, p in self.model.named_parameters()}
-        return self._scored(own)
-
-    def _scored(self, parameters: Parameters) -> np.ndarray:
+    def _scored(self, parameters: Parameters, map: Callable[..., Iterable]) -> np.ndarray:
         """Losses an attack can work with: a model that diverged must not end the run."""
-        assert self.losses is not None
-        losses = np.asarray(self.losses(parameters), np.float32)
-        return np.nan_to_num(losses, nan=LARGEST_LOSS, posinf=LARGEST_LOSS)
+        if self.losses is None:
+            found = self._scorer(parameters, map).losses
+        else:
+            found = np.asarray(self.losses(parameters), np.float32)
+        return np.nan_to_num(found, nan=LARGEST_LOSS, posinf=LARGEST_LOSS)
 
-    def _others(self, round: int) -> dict[str, np.ndarray]:
-        """Row scores of the attacks that feed no bound."""
-        losses = self._losses[-1]
-        earlier = [k for k, measured in enumerate(self._rounds) if measured <= round // 2]
-        scores = {"loss": by_loss(losses)}
-        if earlier:
-            scores["earlier"] = by_reference(losses, self._losses[earlier[-1]])
-        return scores
+    def _untrained(self, map: Callable[..., Iterable]) -> np.ndarray:
+        """Losses of the untrained model; scored in the run, on as many threads as the others."""
+        if self._reference is None:
+            own = {name: p.detach() for name, p in self.model.named_parameters()}
+            self._reference = self._scored(own, map)
+        return self._reference
+
+    def _claimed(self, finished: FinishedRound, devices: np.ndarray) -> float:
+        if len(devices) == 0:
+            return math.inf
+        if self.claim is not None:
+            return self.claim(finished, devices, self.delta)
+        return claimed(finished.account, self.panel.unit, devices, self.delta)
 
     def _compare(self, round: int, claims: list[float]) -> None:
         for name, bound, claim in zip(("panel", *GROUPS), self.best, claims, strict=True):
@@ -183,39 +201,3 @@ class Leakage:
                     "%.3g is claimed; a mechanism or its accounting is broken",
                     *(round, name, bound, self.delta, claim),
                 )
-
-
-def _main(found: Success | None) -> Figures:
-    """AUC with its interval and the true positive rate at 1 %; None where nobody can be told."""
-    if found is None:
-        return dict.fromkeys(("auc", "auc_low", "auc_high", "tpr_at_1pct"))
-    return {
-        "auc": found.auc,
-        "auc_low": found.low,
-        "auc_high": found.high,
-        "tpr_at_1pct": found.at_1pct.tpr,
-    }
-
-
-def _more(found: Success | None) -> Figures:
-    """How many the first figures rest on, and the true positive rate at 0.1 %."""
-    figures: Figures = dict.fromkeys(("members", "non_members", "tpr_at_01pct"))
-    if found is not None:
-        figures["members"], figures["non_members"] = found.members, found.non_members
-        figures["tpr_at_01pct"] = found.at_01pct.tpr
-        for name, at in (("1pct", found.at_1pct), ("01pct", found.at_01pct)):
-            if at.tpr is not None:
-                figures[f"tpr_at_{name}_coarse"] = at.coarse
-    return figures
-
-
-def _of_utterances(model: JointTagger, examples: Examples) -> Callable[[Parameters], np.ndarray]:
-    """Joint losses of the panel's utterances under any parameters."""
-    nulled = int(examples.null.sum())
-    require(
-        nulled == 0,
-        f"{nulled} of the panel's examples are null records in the population given to Leakage"
-        "; give it the population from before the panel was applied",
-    )
-    scorer = Scorer(model, examples)
-    return lambda parameters: scorer(parameters).losses

@@ -135,6 +135,12 @@ class JointTagger(nn.Module):
         losses = _joint_losses(batch, packing, intents, slots)
         return Predictions(intents.argmax(-1), labels, losses)
 
+    def word_losses(self, parameters: Parameters, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Joint losses, (..., B), and the slot loss of each word, (..., B, T), 0 at padding."""
+        packing, intents, slots = self._logits(parameters, batch)
+        words = packing.padded(_slot_losses(batch, packing, slots)).squeeze(-1)
+        return _joint_losses(batch, packing, intents, slots), words
+
     def forward(self, batch: Batch) -> Tensor:
         """Per-example losses at the module's own parameters."""
         return self.losses(dict(self.named_parameters()), batch)
@@ -185,9 +191,14 @@ def _embed(table: Tensor, token_ids: Tensor, places: Rows) -> Tensor:
 
 def _joint_losses(batch: Batch, packing: Packing, intents: Tensor, slots: Tensor) -> Tensor:
     """Intent cross-entropy plus the mean slot cross-entropy of each example's words."""
-    wanted = packing.packed(batch["slots"].unsqueeze(-1)).squeeze(-1)
-    words = _cross_entropy(slots, wanted).unsqueeze(-1)
+    words = _slot_losses(batch, packing, slots)
     return _cross_entropy(intents, batch["intents"]) + packing.means(words).squeeze(-1)
+
+
+def _slot_losses(batch: Batch, packing: Packing, slots: Tensor) -> Tensor:
+    """Slot cross-entropy of each word, (..., n, 1)."""
+    wanted = packing.packed(batch["slots"].unsqueeze(-1)).squeeze(-1)
+    return _cross_entropy(slots, wanted).unsqueeze(-1)
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

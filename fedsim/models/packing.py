@@ -8,6 +8,7 @@ computing on it.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -22,9 +23,7 @@ class Packing:
       examples: sentences of a (device's) batch.
       tokens: width of the padded batch.
       steps: sentences at each time step, non-increasing, sums to n.
-      place: (n,) index of each place in the flattened (examples x tokens) batch.
       full: whether every place holds a word and every sentence has one.
-      example: (n,) sentence of each place.
       mirror: (..., n) the place that mirrors each in its sentence (itself where there is no word).
       real: (..., n) bool, places that hold a word.
       lengths: (..., examples) words of each sentence.
@@ -33,9 +32,7 @@ class Packing:
     examples: int
     tokens: int
     steps: list[int]
-    place: Tensor
     full: bool
-    example: Tensor
     mirror: Tensor
     real: Tensor
     lengths: Tensor
@@ -60,22 +57,34 @@ class Packing:
         # In NumPy: on arrays this small an operation of torch costs ten times as much.
         each = lengths.cpu().numpy()
         examples = each.shape[-1]
-        widest = each.max(0, initial=0) if each.ndim > 1 else np.full(examples, tokens)
-        inside = np.arange(tokens)[:, None] < widest
-        step, example = inside.nonzero()
-        active = inside.sum(1)
-        first = active.cumsum() - active
+        if each.ndim == 1:
+            steps = [examples] * tokens if examples else []
+        else:
+            active = np.count_nonzero(np.arange(tokens)[:, None] < each.max(0, initial=0), axis=1)
+            steps = active[active > 0].tolist()
+        first, step, example = _places(steps)
         opposite = each[..., example] - 1 - step
         real = opposite >= 0
-        itself = np.arange(len(step))
-        mirror = np.where(real, first[np.maximum(opposite, 0)] + example, itself)
-        layout = (example * tokens + step, example, mirror, real)
-        where = where or lengths.device
-        place, owner, twin, word = (sent(torch.from_numpy(a), where) for a in layout)
-        steps = active[active > 0].tolist()
+        twin = first[np.maximum(opposite, 0)] + example
+        mirror = np.where(real, twin, np.arange(len(step)))
         full = bool(real.all() and each.all())
-        known = sent(lengths, where)
-        return cls(examples, tokens, steps, place, full, owner, twin, word, known)
+        where = where or lengths.device
+        twins, words, known = (
+            sent(t, where) for t in (torch.from_numpy(mirror), torch.from_numpy(real), lengths)
+        )
+        return cls(examples, tokens, steps, full, twins, words, known)
+
+    @cached_property
+    def example(self) -> Tensor:
+        """(n,) sentence of each place."""
+        _, _, example = _places(self.steps)
+        return sent(torch.from_numpy(example), self.lengths.device)
+
+    @cached_property
+    def place(self) -> Tensor:
+        """(n,) index of each place in the flattened (examples x tokens) batch."""
+        _, step, example = _places(self.steps)
+        return sent(torch.from_numpy(example * self.tokens + step), self.lengths.device)
 
     @property
     def _whole(self) -> bool:
@@ -136,6 +145,14 @@ def sent(values: Tensor, where: torch.device) -> Tensor:
     if where == values.device or values.device.type != "cpu":
         return values.to(where)
     return values.pin_memory().to(where, non_blocking=True)
+
+
+def _places(steps: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """First place of each time step; step and sentence of each place."""
+    counts = np.array(steps, np.int64)
+    first = np.cumsum(counts) - counts
+    step = np.repeat(np.arange(len(counts)), counts)
+    return first, step, np.arange(len(step)) - first[step]
 
 
 class _Mirrored(torch.autograd.Function):

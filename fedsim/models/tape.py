@@ -128,4 +128,4 @@ class Packed:
 
     @property
     def _rectangular(self) -> bool:
-        return len(self.packing.place) == self.packing.examples * self.packing.tokens
+        return len(self.packing.mirror) == self.packing.examples * self.packing.tokens

@@ -25,7 +25,6 @@ from fedsim.privacy.events import (
 )
 from fedsim.privacy.example_ledger import ExampleLedger
 from fedsim.privacy.example_level import ExampleLevel, LocalSteps
-from fedsim.privacy.filters import RenyiFilter
 from fedsim.privacy.noise_decay import NoiseDecay
 
 __all__ = [
@@ -42,7 +41,6 @@ __all__ = [
     "NoiseDecay",
     "NonPrivate",
     "PerLayer",
-    "RenyiFilter",
     "delta_at",
     "device_level_noise",
     "epsilon",

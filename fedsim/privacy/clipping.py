@@ -16,9 +16,9 @@ one (`terms`), what it is multiplied by (`factors`), and how far one record move
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
-from fedsim.errors import require
+from fedsim.errors import ConfigError, require
 from fedsim.privacy.events import layer_wise
 
 if TYPE_CHECKING:
@@ -44,6 +44,9 @@ class Clipping(Protocol):
 
     whole: ClassVar[bool]
     """Whether terms can be told from a whole logical batch alone, and a key has to be drawn."""
+
+    def sized_for(self, parameters: Mapping[str, "Tensor"]) -> "Clipping":
+        """The same for a model of these parameters, of which it reads names and sizes alone."""
 
     @property
     def bound(self) -> float:
@@ -87,6 +90,10 @@ class _EachExample:
     """Every example is a term, whose norm is at most C unless said otherwise."""
 
     whole: ClassVar[bool] = False
+
+    def sized_for(self, parameters: Mapping[str, "Tensor"]) -> Self:
+        """Itself: nothing depends on the model."""
+        return self
 
     @property
     def bound(self) -> float:
@@ -163,7 +170,8 @@ class PerLayer(_EachExample):
 
     Attributes:
       scales: how the names of a layer's parameters begin -> threshold in units of C, > 0. Where
-        several fit, the longest counts; layers with the same one are clipped together.
+        several fit, the longest counts; layers with the same one are clipped together. None is
+        `by_size`, C for all layers together, once the model is known.
 
     Example:
       >>> import torch
@@ -177,9 +185,11 @@ class PerLayer(_EachExample):
       {'a': 0.6, 'b': 0.8}
     """
 
-    scales: Mapping[str, float]
+    scales: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
+        if self.scales is None:
+            return
         require(bool(self.scales), "scales is empty; give every layer a threshold")
         for name, scale in self.scales.items():
             require(
@@ -188,7 +198,7 @@ class PerLayer(_EachExample):
             )
 
     @classmethod
-    def by_size(cls, parameters: Mapping[str, "Tensor"]) -> "PerLayer":
+    def by_size(cls, parameters: Mapping[str, "Tensor"]) -> Self:
         """Thresholds in proportion to the root of each layer's size, C for all layers together.
 
         So every coordinate has the same share of the norm and of the noise. Layers are told apart
@@ -201,10 +211,14 @@ class PerLayer(_EachExample):
         total = sum(sizes.values())
         return cls(scales={layer: math.sqrt(size / total) for layer, size in sizes.items()})
 
+    def sized_for(self, parameters: Mapping[str, "Tensor"]) -> Self:
+        """With thresholds by size, where none are given."""
+        return self if self.scales is not None else self.by_size(parameters)
+
     @property
     def bound(self) -> float:
-        """Joint threshold of all layers."""
-        return layer_wise(self.scales.values())
+        """Joint threshold of all layers; 1, up to rounding, where they go by size."""
+        return 1.0 if self.scales is None else layer_wise(self.scales.values())
 
     def factors(
         self, squares: "Tensor", names: Sequence[Sequence[str]], clip_norm: "float | Tensor"
@@ -214,36 +228,39 @@ class PerLayer(_EachExample):
         Raises:
           ConfigError: a layer has no threshold or several, or a threshold has no layer.
         """
-        layers = self._layers(names)
-        which = squares.new_tensor(layers).long()
+        if self.scales is None:
+            raise ConfigError("scales is None, and no model is known; call sized_for() first")
+        which = squares.new_tensor(_layers(self.scales, names)).long()
         scales = squares.new_tensor(list(self.scales.values()))
         joint = squares.new_zeros(len(scales), *squares.shape[1:]).index_add_(0, which, squares)
         bounds = clip_norm * scales.view(-1, *[1] * (squares.dim() - 1))
         return (bounds / joint.clamp_(min=0).sqrt_()).clamp_(max=1.0).index_select(0, which)
 
-    def _layers(self, names: Sequence[Sequence[str]]) -> list[int]:
-        """The threshold of each layer, by its place."""
-        keys, found = list(self.scales), list[int]()
-        for layer in names:
-            fitting = {self._threshold(name) for name in layer}
-            require(
-                len(fitting) == 1 and -1 not in fitting,
-                f"the layer of {', '.join(layer)} has no threshold of its own among the scales of "
-                f"{', '.join(keys)}; name a beginning that all its parameters share",
-            )
-            found += fitting
-        unused = [key for number, key in enumerate(keys) if number not in found]
-        require(
-            not unused,
-            f"scales has {', '.join(unused)}, which no layer's parameters begin with; leave it out,"
-            " since it adds to the noise",
-        )
-        return found
 
-    def _threshold(self, name: str) -> int:
-        """Place of the longest beginning that fits a parameter; -1 where none does."""
-        fitting = [key for key in self.scales if name.startswith(key)]
-        return list(self.scales).index(max(fitting, key=len)) if fitting else -1
+def _layers(scales: Mapping[str, float], names: Sequence[Sequence[str]]) -> list[int]:
+    """The threshold of each layer, by its place."""
+    keys, found = list(scales), list[int]()
+    for layer in names:
+        fitting = {_threshold(keys, name) for name in layer}
+        require(
+            len(fitting) == 1 and -1 not in fitting,
+            f"the layer of {', '.join(layer)} has no threshold of its own among the scales of "
+            f"{', '.join(keys)}; name a beginning that all its parameters share",
+        )
+        found += fitting
+    unused = [key for number, key in enumerate(keys) if number not in found]
+    require(
+        not unused,
+        f"scales has {', '.join(unused)}, which no layer's parameters begin with; leave it out,"
+        " since it adds to the noise",
+    )
+    return found
+
+
+def _threshold(keys: Sequence[str], name: str) -> int:
+    """Place of the longest beginning that fits a parameter; -1 where none does."""
+    fitting = [key for key in keys if name.startswith(key)]
+    return keys.index(max(fitting, key=len)) if fitting else -1
 
 
 def _norms(squares: "Tensor") -> "Tensor":

@@ -170,6 +170,16 @@ class DeviceLedger:
         at = self.delta if delta is None else delta
         return np.array([groups.epsilon(g, at, relation) for g in group[devices].tolist()])
 
+    def highest(self, devices: np.ndarray, delta: float, relation: Relation = "zero-out") -> float:
+        """The largest of `epsilons`, without pricing all of them; 0 of no devices."""
+        if self._broken:
+            return float("inf")
+        groups, group = self._histories.groups()
+        among = np.unique(group[devices])
+        if len(among) == 0:
+            return 0.0
+        return groups.worst(groups.bounds(delta, relation), delta, among, relation).epsilon
+
     def worst(self) -> int:
         """A device whose epsilon before an observer of the models nobody's exceeds."""
         if self._broken:

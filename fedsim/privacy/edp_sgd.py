@@ -26,13 +26,16 @@ from fedsim.privacy.noise_decay import NoiseDecay
 if TYPE_CHECKING:
     from torch import Tensor
 
+MICRO_BATCH = 4
+"""Expected examples of a micro-batch where no number is given."""
+
 
 def edp_sgd(
     private: ExampleLevel,
     parameters: Mapping[str, "Tensor"],
     *,
     steps_an_epoch: int,
-    micro_batch: int = 4,
+    micro_batch: int = MICRO_BATCH,
     factor: float = 0.9,
 ) -> ExampleLevel:
     """Example-level DP with the mechanism of eDP-SGD, priced at what it costs.

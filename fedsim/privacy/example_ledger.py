@@ -107,6 +107,18 @@ class ExampleLedger:
             ]
         )
 
+    def highest(self, devices: np.ndarray, delta: float) -> float:
+        """The largest of `epsilons`, without pricing all of them; 0 of no devices."""
+        ids = devices.tolist()
+        if not self._broken.isdisjoint(ids):
+            return float("inf")
+        groups, numbers = self._groups()
+        # Who never took part is in group 0, whose history is empty.
+        among = np.unique([numbers.get(device, 0) for device in ids]).astype(np.int64)
+        if len(among) == 0:
+            return 0.0
+        return groups.worst(groups.bounds(delta), delta, among).epsilon
+
     def state_dict(self) -> dict[str, Any]:
         """Charges so far: numbers, arrays, lists and dicts."""
         rows = [(d, q, s, n) for d, spent in self._spent.items() for (q, s), n in spent.items()]

@@ -11,6 +11,7 @@ sees who came. A drawn participation is charged in full, failures included, and 
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,8 @@ from fedsim.privacy.noise_decay import NoiseDecay
 from fedsim.privacy.renyi import divergences, to_epsilon
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from fedsim.privacy.release import AdaptiveClipping
 
 
@@ -125,6 +128,10 @@ class ExampleLevel:
         """How far one record moves a step's sum, in units of C."""
         return self.clipping.sensitivity
 
+    def sized_for(self, parameters: Mapping[str, "Tensor"]) -> "ExampleLevel":
+        """The same with the thresholds of a model of these parameters."""
+        return replace(self, clipping=self.clipping.sized_for(parameters))
+
     def participation(self, examples: int, local: LocalSteps) -> list[Event]:
         """The events of one participation of a device, one for every stretch of equal noise.
 
@@ -132,16 +139,26 @@ class ExampleLevel:
           examples: n_i, what the device holds in the round.
           local: how it goes through them.
         """
+        return self.events(0, local.steps(examples), local.rate(examples))
+
+    def events(self, first: int, steps: int, rate: float) -> list[Event]:
+        """The events of some steps of one participation, each at its own noise.
+
+        Args:
+          first: number of steps taken before, since the noise began to fall.
+          steps: how many follow, >= 1.
+          rate: probability that an example is in a step.
+        """
         require(
             self.noise_multiplier is not None,
             f"epsilon is {self.epsilon}, but no noise is known yet; call calibrated() first",
         )
-        sigma, rate = self.noise_multiplier or 0.0, local.rate(examples)
+        sigma = self.noise_multiplier or 0.0
         return [
             Gaussian(
                 noise_multiplier=sigma * fall, rate=rate, steps=steps, sensitivity=self.sensitivity
             )
-            for fall, steps in self.decay.stretches(local.steps(examples))
+            for fall, steps in self.decay.stretches(steps, first)
         ]
 
     def resolved(self, examples: np.ndarray, units: int, local: LocalSteps) -> "ExampleLevel":

@@ -5,7 +5,8 @@ One that has been charged as often as it may take part refuses: it sees neither 
 own data, sends nothing, and is charged nothing more. Who else is drawn does not depend on that.
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from fedsim.describe import describe
 from fedsim.plan import FinishedRound
 from fedsim.population import Population
 from fedsim.privacy.claim import EVERY_CLAIM
+from fedsim.privacy.edp_sgd import naive_reading
 from fedsim.privacy.example_ledger import ExampleLedger
 from fedsim.privacy.example_level import ExampleLevel, LocalSteps
 
@@ -31,12 +33,16 @@ class ExamplePrivacy:
       local: how devices go through their examples.
       people: cut into the periods of the run.
       ledger: every device's account.
+      naive: the account that a naive reading of the mechanism would keep, where it differs.
+      remarks: sentences for a reader of the record.
     """
 
     mechanism: ExampleLevel
     local: LocalSteps
     people: Population
     ledger: ExampleLedger
+    naive: ExampleLedger | None = None
+    remarks: Sequence[str] = ()
 
     def charge(self, drawn: Iterable[int], period: int) -> set[int]:
         """Charge the devices of a round, and say which of them refuse.
@@ -53,8 +59,15 @@ class ExamplePrivacy:
                 refused.add(device)
                 continue
             held = int(activity[device])
-            self.ledger.charge(device, self.mechanism.participation(held, self.local))
+            self.spend(device, 0, self.local.steps(held), self.local.rate(held))
         return refused
+
+    def spend(self, device: int, first: int, steps: int, rate: float) -> None:
+        """Charge steps of one participation; the arguments are those of `ExampleLevel.events`."""
+        self.ledger.charge(device, self.mechanism.events(first, steps, rate))
+        if self.naive is not None:
+            read = naive_reading(self.mechanism)
+            self.naive.charge(device, read.events(first, steps, rate))
 
     @property
     def resolved(self) -> dict[str, Any]:
@@ -87,14 +100,28 @@ class ExamplePrivacy:
             found.append(
                 "the devices' noise comes from the operating system; the run cannot be reproduced"
             )
-        return found
+        return [*found, *self.caveats, *self.remarks]
+
+    @property
+    def caveats(self) -> list[str]:
+        """What the naive figure is, where there is one."""
+        if self.naive is None:
+            return []
+        return [
+            "privacy/example_epsilon_naive is what a naive reading would claim (each example "
+            "clipped by itself, all noise as at the first step); it is no bound on anything"
+        ]
 
     def figures(self, finished: FinishedRound) -> dict[str, Any]:
         """What examples have paid so far, and how many devices refused this round."""
         refused = sum(failure.stage == REFUSED for failure in finished.failures)
+        beside = {}
+        if self.naive is not None:
+            beside["privacy/example_epsilon_naive"] = self.naive.figures()["example_epsilon_max"]
         return {
             "delta": self.ledger.delta,
             **self.ledger.figures(),
+            **beside,
             "privacy/example_noise_multiplier": self.mechanism.noise_multiplier,
             "privacy/example_clip_norm": self.mechanism.clip_norm,
             "privacy/refused": refused,
@@ -124,12 +151,15 @@ class ExamplePrivacy:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """The ledger's."""
-        return self.ledger.state_dict()
+        """Those of the ledgers."""
+        beside = {} if self.naive is None else {"naive": self.naive.state_dict()}
+        return self.ledger.state_dict() | beside
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved ledger."""
+        """Go on from saved ledgers."""
         self.ledger.load_state_dict(state)
+        if self.naive is not None:
+            self.naive.load_state_dict(state["naive"])
 
 
 def example_privacy(trainer: Any, people: Population) -> ExamplePrivacy | None:
@@ -142,10 +172,32 @@ def example_privacy(trainer: Any, people: Population) -> ExamplePrivacy | None:
     mechanism: ExampleLevel | None = getattr(trainer, "privacy", None)
     if mechanism is None:
         return None
+    return account(mechanism, trainer.local, people, people.devices, trainer.remarks)
+
+
+def account(
+    mechanism: ExampleLevel,
+    local: LocalSteps,
+    people: Population,
+    devices: int,
+    remarks: Sequence[str] = (),
+) -> ExamplePrivacy:
+    """A fresh account of so many devices.
+
+    Args:
+      mechanism: with its noise and delta.
+      local: how devices go through their examples.
+      people: cut into the periods of the run.
+      devices: ledgers to keep.
+      remarks: as in `ExamplePrivacy`.
+    """
     assert mechanism.delta is not None
+    differs = not math.isclose(mechanism.sensitivity, 1.0) or mechanism.decay.factor != 1
     return ExamplePrivacy(
         mechanism=mechanism,
-        local=trainer.local,
+        local=local,
         people=people,
-        ledger=ExampleLedger(people.devices, mechanism.delta),
+        ledger=ExampleLedger(devices, mechanism.delta),
+        naive=ExampleLedger(devices, mechanism.delta) if differs else None,
+        remarks=remarks,
     )

@@ -3,7 +3,10 @@
 Devices with the same history form a group. Every group's Renyi bound is cheap. The exact epsilon is
 computed for groups in the order of their bounds until no other bound exceeds the best value found:
 epsilon never exceeds its bound, so the rest cannot be the maximum. A group none of whose steps is
-likelier, less noisy or more frequent than those of a group already priced is skipped as well.
+likelier, less noisy or more frequent than those of a group already priced is skipped as well. Where
+too many near-equal histories are left, a made-up history that costs at least as much as any of a
+set stands for the set, and the dearest set is split until the work allowed is done: an upper bound,
+which near-equal histories make a tight one.
 
 The median, or any rank, is bounded from above: take that many devices, those with the smallest
 bounds. Their largest exact epsilon is at least the one of that rank, and equals it where the bounds
@@ -11,6 +14,7 @@ order devices as the exact values do.
 """
 
 from dataclasses import dataclass, replace
+from heapq import heappop, heappush
 from typing import NamedTuple
 
 import numpy as np
@@ -21,8 +25,7 @@ from fedsim.privacy.renyi import ORDERS, divergences, to_epsilon
 from fedsim.privacy.step_loss import Relation
 
 MOST_PRICED = 64
-"""Exact epsilons computed for one figure at most. Beyond it the answer is a Renyi bound; only
-populations with thousands of near-equal, different histories get there."""
+"""Histories priced one by one for a figure at most, and sets of histories after that."""
 
 
 class Worst(NamedTuple):
@@ -55,10 +58,11 @@ class Groups:
     times: np.ndarray
     members: np.ndarray
 
-    def bounds(self, delta: float) -> np.ndarray:
+    def bounds(self, delta: float, relation: Relation = "zero-out") -> np.ndarray:
         """Renyi upper bound on every group's epsilon, shape (groups,)."""
         kinds, kind = unique_pairs(self.rates, self.noises)
-        table = np.array([divergences(q, s) for q, s in kinds]).reshape(len(kinds), len(ORDERS))
+        rows_of = [divergences(q, s, relation) for q, s in kinds]
+        table = np.array(rows_of).reshape(len(kinds), len(ORDERS))
         epsilons = np.empty(len(self.members))
         for start in range(0, len(epsilons), 1 << 16):
             rows = slice(start, start + (1 << 16))
@@ -82,26 +86,34 @@ class Groups:
         """A group's exact epsilon."""
         return history_epsilon(self.history(group), delta, relation)
 
-    def worst(self, bounds: np.ndarray, delta: float, among: np.ndarray) -> Worst:
+    def worst(
+        self,
+        bounds: np.ndarray,
+        delta: float,
+        among: np.ndarray,
+        relation: Relation = "zero-out",
+    ) -> Worst:
         """The largest exact epsilon.
 
         Args:
-          bounds: (groups,) from `bounds` at the same delta.
+          bounds: (groups,) from `bounds` at the same delta and relation.
           delta: in (0, 1).
           among: groups to look at, at least one.
+          relation: what neighbours differ in.
         """
         left = among[np.argsort(-bounds[among], kind="stable")]
         best = Worst(-1.0, -1, True)
         for _ in range(MOST_PRICED):
             top = int(left[0])
-            found = self.epsilon(top, delta)
+            found = self.epsilon(top, delta, relation)
             if found > best.epsilon:
                 best = Worst(found, top, True)
             left = left[1:][bounds[left[1:]] > best.epsilon]
             left = left[~self._within(left, top)]
             if len(left) == 0:
                 return best
-        return Worst(float(bounds[left[0]]), int(left[0]), False)
+        rest = self._covered(left, bounds, delta)
+        return best if best.epsilon >= rest.epsilon else rest
 
     def ranked(self, bounds: np.ndarray, delta: float, rank: int) -> Worst:
         """The rank-th smallest epsilon over devices (from 1), from above."""
@@ -112,6 +124,49 @@ class Groups:
     def with_noise(self, factor: float) -> "Groups":
         """The same histories under noise that is so many times larger."""
         return replace(self, noises=self.noises * factor)
+
+    def _covered(self, groups: np.ndarray, bounds: np.ndarray, delta: float) -> Worst:
+        """A bound on the exact epsilons of some groups, and one of those that may reach it.
+
+        Args:
+          groups: one or more.
+          bounds: (groups,) Renyi bounds of all.
+          delta: in (0, 1).
+        """
+
+        def entry(part: np.ndarray) -> tuple[float, int, np.ndarray]:
+            cover = replace(
+                self,
+                rates=self.rates[part].max(axis=0, keepdims=True),
+                noises=self.noises[part].min(axis=0, keepdims=True),
+                times=self.times[part].max(axis=0, keepdims=True),
+                members=np.ones(1, np.int64),
+            )
+            most = min(cover.epsilon(0, delta), float(bounds[part].max()))
+            # The second number only breaks ties.
+            return -most, int(part[0]), part
+
+        open_sets = [entry(groups)]
+        for _ in range(MOST_PRICED // 2):
+            negative, first, part = heappop(open_sets)
+            if len(part) == 1:
+                return Worst(-negative, first, True)
+            # By the column in which the set differs most, as a factor.
+            spread = [
+                np.log(np.clip(each[part], tiny, most)).std(axis=0)
+                for each, tiny, most in (
+                    (self.rates, 1e-9, 1.0),
+                    (self.noises, 1e-9, 1e9),
+                    (self.times, 0.5, np.inf),
+                )
+            ]
+            which, column = np.unravel_index(np.argmax(spread), (3, self.rates.shape[1]))
+            key = (self.rates, self.noises, self.times)[which][part, column]
+            order = part[np.argsort(key, kind="stable")]
+            for half in (order[: len(order) // 2], order[len(order) // 2 :]):
+                heappush(open_sets, entry(half))
+        negative, first, part = open_sets[0]
+        return Worst(-negative, first, len(part) == 1)
 
     def _within(self, groups: np.ndarray, other: int) -> np.ndarray:
         """Which groups certainly cost no more than another."""

@@ -11,7 +11,7 @@ null record keeps its own. Sizes of micro-batches vary, and empty ones add nothi
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -50,6 +50,10 @@ class MicroBatches:
             not self.within.whole,
             "within of MicroBatches is MicroBatches again; choose Flat, PerLayer or Automatic",
         )
+
+    def sized_for(self, parameters: Mapping[str, Tensor]) -> Clipping:
+        """With means clipped as a model of these parameters wants it."""
+        return replace(self, within=self.within.sized_for(parameters))
 
     @property
     def bound(self) -> float:

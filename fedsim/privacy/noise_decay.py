@@ -7,7 +7,7 @@ step is priced at its own: a mean, or the first one, would be no bound.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fedsim.errors import require
+from fedsim.errors import ConfigError, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,10 @@ class NoiseDecay:
       (1.0, 0.5)
       >>> list(decay.stretches(25))
       [(1.0, 10), (0.5, 10), (0.25, 5)]
+      >>> list(decay.stretches(10, first=25))
+      [(0.25, 5), (0.125, 5)]
+      >>> NoiseDecay.parse("0.5:10") == decay
+      True
     """
 
     factor: float = 1.0
@@ -36,14 +40,35 @@ class NoiseDecay:
         )
         require(self.every >= 1, f"every of the noise decay is {self.every}; choose 1 or more")
 
+    @classmethod
+    def parse(cls, text: str) -> "NoiseDecay":
+        """Read `FACTOR:STEPS`.
+
+        Raises:
+          ConfigError: it is nothing of the kind.
+        """
+        factor, _, every = text.partition(":")
+        try:
+            return cls(factor=float(factor), every=int(every))
+        except ConfigError:
+            raise
+        except ValueError:
+            raise ConfigError(
+                f"noise_decay is {text!r}; expected FACTOR:STEPS, such as 0.9:10 for a tenth less "
+                "after every 10 local steps"
+            ) from None
+
     def at(self, step: int) -> float:
         """What the noise multiplier is multiplied by at a step."""
         return self.factor ** (step // self.every)
 
-    def stretches(self, steps: int) -> Iterator[tuple[float, int]]:
-        """(multiple, steps) of each stretch of equal noise."""
+    def stretches(self, steps: int, first: int = 0) -> Iterator[tuple[float, int]]:
+        """(multiple, steps) of each stretch of equal noise among the steps after the first few."""
         if self.factor == 1:
             yield 1.0, steps
             return
-        for first in range(0, steps, self.every):
-            yield self.at(first), min(self.every, steps - first)
+        last = first + steps
+        while first < last:
+            until = min(last, (first // self.every + 1) * self.every)
+            yield self.at(first), until - first
+            first = until

@@ -6,7 +6,9 @@ and effective noise s (Mironov, Talwar and Zhang 2019, https://arxiv.org/abs/190
 
     D(alpha) = log E_{x ~ N(0, s^2)} [(1 - q + q e^((2 x - 1) / (2 s^2)))^alpha] / (alpha - 1),
 
-which also bounds the opposite direction. The integral is a trapezoidal sum, whose error falls
+which also bounds the opposite direction. For one unit replaced by another, the pair
+(1 - q) N(0, s^2) + q N(+-1, s^2), the ratio is that of the two and the expectation is over the
+second; both directions are the same. The integral is a trapezoidal sum, whose error falls
 exponentially because the integrand is analytic. An epsilon follows by Canonne, Kamath and Steinke
 2020, https://arxiv.org/abs/2004.00010, proposition 12:
 
@@ -21,6 +23,8 @@ from functools import lru_cache
 import numpy as np
 from scipy.special import logsumexp
 
+from fedsim.privacy.step_loss import Relation
+
 ORDERS = np.concatenate(
     [
         [1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.5, 1.7, 2, 2.3, 2.6, 3, 3.5, 4, 5, 6, 7, 8],
@@ -31,12 +35,13 @@ ORDERS = np.concatenate(
 
 
 @lru_cache(maxsize=1 << 16)
-def divergences(rate: float, noise: float) -> np.ndarray:
+def divergences(rate: float, noise: float, relation: Relation = "zero-out") -> np.ndarray:
     """Renyi divergences of one step at each of ORDERS, shape (orders,).
 
     Args:
       rate: in [0, 1].
       noise: effective noise, >= 0.
+      relation: what neighbours differ in.
 
     Example:
       >>> bool(np.allclose(divergences(1.0, 2.0), ORDERS / 8))
@@ -47,9 +52,11 @@ def divergences(rate: float, noise: float) -> np.ndarray:
     elif noise == 0:
         found = np.full(len(ORDERS), np.inf)
     elif rate == 1:
-        found = ORDERS / (2 * noise**2)
+        shift = 1.0 if relation == "zero-out" else 2.0
+        found = shift**2 * ORDERS / (2 * noise**2)
     else:
-        found = np.concatenate([_by_quadrature(rate, noise, orders) for orders in _bands()])
+        integral = _removed if relation == "zero-out" else _replaced
+        found = np.concatenate([integral(rate, noise, orders) for orders in _bands()])
     found.flags.writeable = False
     return found
 
@@ -69,11 +76,6 @@ def to_epsilon(divergence: np.ndarray, delta: float) -> np.ndarray:
     return np.where(none, 0.0, np.maximum(0.0, (divergence + _offset(delta)).min(axis=-1)))
 
 
-def to_divergence(epsilon: float, delta: float) -> np.ndarray:
-    """Largest summed divergence at each order that keeps epsilon at this value, shape (orders,)."""
-    return epsilon - _offset(delta)
-
-
 def _offset(delta: float) -> np.ndarray:
     return np.log1p(-1 / ORDERS) - (np.log(delta) + np.log(ORDERS)) / (ORDERS - 1)
 
@@ -83,7 +85,7 @@ def _bands() -> tuple[np.ndarray, ...]:
     return ORDERS[ORDERS <= 8], ORDERS[(ORDERS > 8) & (ORDERS <= 48)], ORDERS[ORDERS > 48]
 
 
-def _by_quadrature(rate: float, noise: float, orders: np.ndarray) -> np.ndarray:
+def _removed(rate: float, noise: float, orders: np.ndarray) -> np.ndarray:
     # The logarithm's singularities lie pi s^2 off the real line: the spacing must resolve that too.
     spacing = min(noise, noise**2) / 3
     x = np.arange(-12 * noise, orders[-1] + 12 * noise, spacing)
@@ -91,3 +93,16 @@ def _by_quadrature(rate: float, noise: float, orders: np.ndarray) -> np.ndarray:
     density = -(x**2) / (2 * noise**2) + np.log(spacing / (noise * np.sqrt(2 * np.pi)))
     # Rounding may leave the smallest divergences just below 0.
     return np.maximum(logsumexp(density + orders[:, None] * ratio, axis=1), 0.0) / (orders - 1)
+
+
+def _replaced(rate: float, noise: float, orders: np.ndarray) -> np.ndarray:
+    spacing = min(noise, noise**2) / 3
+    # Both components may carry the integrand: alpha times one, 1 - alpha times the other.
+    x = np.arange(-12 * noise - 1, 2 * orders[-1] + 12 * noise, spacing)
+    up, down = (
+        np.logaddexp(np.log1p(-rate), np.log(rate) + (2 * sign * x - 1) / (2 * noise**2))
+        for sign in (1.0, -1.0)
+    )
+    density = down - (x**2) / (2 * noise**2) + np.log(spacing / (noise * np.sqrt(2 * np.pi)))
+    exponent = density + orders[:, None] * (up - down)
+    return np.maximum(logsumexp(exponent, axis=1), 0.0) / (orders - 1)

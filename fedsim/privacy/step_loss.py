@@ -24,6 +24,9 @@ Direction = Literal["forward", "backward"]
 REACH = 8.5
 """Standard deviations of noise beyond which a single step's outcome counts as infinite loss."""
 
+MOST_KEPT = 2**13
+"""Grid points of a step beyond which its loss is not kept for the next time: 64 kB each."""
+
 
 class StepLoss:
     """One step's loss on a grid: `mass[k]` at loss (start + k) x spacing."""
@@ -42,11 +45,18 @@ class StepLoss:
         return self._log_moments[rate]
 
 
-@lru_cache(maxsize=4096)
 def step_loss(
     q: float, s: float, relation: Relation, direction: Direction, spacing: float
 ) -> StepLoss:
     """One step's loss, drawn from A ("forward") or from B ("backward", as log(B / A))."""
+    # A step among much quieter ones has a long grid, and there are many of its kind.
+    many = span(q, s, relation) > MOST_KEPT * spacing
+    return (_built if many else _kept)(q, s, relation, direction, spacing)
+
+
+def _built(
+    q: float, s: float, relation: Relation, direction: Direction, spacing: float
+) -> StepLoss:
     low = math.floor(float(_loss(-REACH * s - (relation != "zero-out"), q, s, relation)) / spacing)
     high = math.ceil(float(_loss(REACH * s + 1.0, q, s, relation)) / spacing)
     edges = spacing * np.arange(low, high + 1)
@@ -64,6 +74,9 @@ def step_loss(
     mass[1:] += right
     mass[0] += a[0]
     return StepLoss(low, mass, float(a[-1]), spacing)
+
+
+_kept = lru_cache(maxsize=4096)(_built)
 
 
 @lru_cache(maxsize=65536)

@@ -71,6 +71,7 @@ def start_contents(
     untrained: Scores,
     assumptions: Sequence[str] = (),
     privacy: Mapping[str, Any] | None = None,
+    probes: Mapping[str, Any] | None = None,
     chunks: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """start.json: fingerprints, sizes, assumptions, and the untrained model's figures.
@@ -81,6 +82,7 @@ def start_contents(
       untrained: its scores on the test set.
       assumptions: sentences beside the population's own.
       privacy: the mechanism with its noise and delta, or None without one.
+      probes: what single probes say before the first round, by their names.
       chunks: how many devices are trained at once, where and why, or None where one by one.
     """
     none = np.zeros(0, np.int64)
@@ -111,6 +113,7 @@ def start_contents(
         "model_sha256": model_sha256(parameters),
         "assumptions": [*people.assumptions, *assumptions],
         "privacy": privacy,
+        "probes": dict(probes or {}),
         "chunks": chunks,
         "untrained": accuracy(before),
     }

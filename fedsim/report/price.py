@@ -3,7 +3,8 @@
 One row a policy, weighting and cure, its noise fixed in one of two ways: so that the model sees as
 much of it as under uniform selection ("noise": compare epsilons), or so that the device that pays
 most pays the same ("epsilon": compare accuracy). Uniform selection with equal weights is both.
-Runs go in, a `Table` with notes and figures comes out; nothing else is read.
+Runs go in, and what the same policies cost at example level; a `Table` with notes and figures comes
+out, and nothing else is read.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from fedsim.report.curves import ACCURACY, Group, figure
+from fedsim.report.price_examples import PricedExamples
 from fedsim.report.statistics import Estimate
 from fedsim.report.table import Column, Table
 
@@ -67,6 +69,7 @@ class Priced:
     def row(self) -> dict[str, Any]:
         """Its cells."""
         found: dict[str, Any] = {
+            "unit": "–" if self.held == "none" else "device",
             "setting": self.group.setting,
             "selection": self.group.label,
             "weighting": self.group.weighting,
@@ -93,6 +96,7 @@ class Priced:
 
 
 _COLUMNS = (
+    Column("unit", "unit", label=True),
     Column("setting", "setting", label=True),
     Column("selection", "selection", label=True),
     Column("weighting", "weighting", label=True),
@@ -105,17 +109,18 @@ _COLUMNS = (
     Column("epsilon_max", "eps worst", "number"),
     Column("worst_activity", "worst holds", "number"),
     Column("epsilon_heavy", "eps heaviest", "number"),
-    Column("epsilon_median", "eps median", "number"),
+    Column("epsilon_median", "eps median at most", "number"),
     Column("epsilon_light", "eps lightest", "number"),
     Column("epsilon_participation_max", "eps, who came seen", "number"),
 )
 
 
-def price_table(rows: Sequence[Priced]) -> Table:
+def price_table(rows: Sequence[Priced], examples: Sequence[PricedExamples] = ()) -> Table:
     """The table of finished runs, with its notes and figures.
 
     Args:
       rows: one or more, uniform selection with equal weights among them.
+      examples: what the policies cost at example level.
     """
     from fedsim.report.price_notes import caption, notes
 
@@ -123,11 +128,13 @@ def price_table(rows: Sequence[Priced]) -> Table:
         "epsilon-over-activity": partial(_over_activity, rows),
         "accuracy-over-epsilon": partial(_over_epsilon, rows),
     }
+    if examples:
+        drawings["example-epsilon-over-activity"] = partial(_examples_over_activity, examples)
     return Table(
         columns=_COLUMNS,
-        rows=[each.row() for each in rows],
+        rows=[*(row.row() for row in rows), *(row.row() for row in examples)],
         caption=caption(rows),
-        notes=notes(rows),
+        notes=notes(rows, examples),
         drawings=drawings,
     )
 
@@ -150,3 +157,9 @@ def _over_epsilon(rows: Sequence[Priced]) -> "Figure":
     from fedsim.report.price_figures import accuracy_over_epsilon
 
     return accuracy_over_epsilon(rows)
+
+
+def _examples_over_activity(rows: Sequence[PricedExamples]) -> "Figure":
+    from fedsim.report.price_figures import example_epsilon_over_activity
+
+    return example_epsilon_over_activity(rows)

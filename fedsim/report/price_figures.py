@@ -11,7 +11,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from fedsim.report.price import Priced, activity_of
+from fedsim.report.price_examples import PricedExamples
 from fedsim.report.style import GREY, in_print_style, legend_above, line_style, panels, point_style
+
+MARKERS = {"public scale": "D", "retirement": "v", "per client": "h"}
+"""Markers of rows that are a variant of a policy, in its colour."""
+
+GROUPS = 12
+"""Groups of devices, alike in activity, whose mean is a point of a curve at example level."""
 
 
 @in_print_style
@@ -62,6 +69,7 @@ def accuracy_over_epsilon(rows: Sequence[Priced]) -> Figure:
                 )  # fmt: skip
                 continue
             style = point_style(group.selection) | {"linestyle": "none"}
+            style["marker"] = MARKERS.get(group.variant, style["marker"])
             if row.held == "noise":
                 style["markerfacecolor"] = "none"
             shown = group.label if row.held != "noise" and group.weighting == "equal" else None
@@ -71,6 +79,33 @@ def accuracy_over_epsilon(rows: Sequence[Priced]) -> Figure:
         panel.set_xlabel("epsilon of the worst device")
         _plain_numbers(panel.xaxis)
     axes[0].set_ylabel("test intent accuracy (%)")
+    axes[0].set_ylim(bottom=0)
+    legend_above(figure, axes)
+    return figure
+
+
+@in_print_style
+def example_epsilon_over_activity(rows: Sequence[PricedExamples]) -> Figure:
+    """Mean realised epsilons of examples by activity, one curve a policy at equal noise."""
+    settings = list(dict.fromkeys(row.setting for row in rows))
+    figure, axes = panels(len(settings))
+    for panel, setting in zip(axes, settings, strict=True):
+        for row in rows:
+            if row.setting == setting and row.held in ("both", "noise"):
+                ranked = np.argsort(row.activity, kind="stable")
+                ranked = ranked[row.activity[ranked] > 0]
+                parts = np.array_split(ranked, min(GROUPS, len(ranked)))
+                panel.plot(
+                    [np.median(row.activity[part]) for part in parts],
+                    [row.epsilons[part].mean() for part in parts],
+                    label=row.selection,
+                    **line_style(row.selection),
+                )
+        panel.set_title(setting)
+        panel.set_xscale("log")
+        panel.set_xlabel("activity (examples on the device)")
+        _plain_numbers(panel.xaxis)
+    axes[0].set_ylabel("mean epsilon at equal noise")
     axes[0].set_ylim(bottom=0)
     legend_above(figure, axes)
     return figure

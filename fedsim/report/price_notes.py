@@ -11,7 +11,11 @@ import numpy as np
 from fedsim.report.curves import ACCURACY
 from fedsim.report.failures import failure_notes
 from fedsim.report.price import Priced
+from fedsim.report.price_examples import PricedExamples, example_notes
 from fedsim.report.statistics import Estimate, estimate
+
+PUBLIC = "public scale"
+"""Variant of rows whose neighbours differ in a whole device."""
 
 
 def caption(rows: Sequence[Priced]) -> str:
@@ -32,7 +36,7 @@ def caption(rows: Sequence[Priced]) -> str:
     return text
 
 
-def notes(rows: Sequence[Priced]) -> list[str]:
+def notes(rows: Sequence[Priced], examples: Sequence[PricedExamples] = ()) -> list[str]:
     """What to do, in three sentences, then what a reader must know to read the numbers."""
     settings = list(dict.fromkeys(row.group.setting for row in rows))
     first = settings[0]
@@ -42,16 +46,17 @@ def notes(rows: Sequence[Priced]) -> list[str]:
     return [
         *(text for text in advised if text),
         *_cost_of_privacy(rows, first),
+        *example_notes(examples),
         "Equal noise: sigma is such that the noise per coordinate of the mean update, in units of "
         "the clip norm (effective noise, root mean square over rounds), is that of uniform "
         "selection with equal weights. Equal epsilon: sigma is such that the device that pays most "
         "ends at uniform selection's epsilon.",
         "Worst holds: examples of the device that pays most, a mean over periods; – where all pay "
-        "the same. Heaviest, median "
-        "and lightest: exact epsilons of the device with the most data, of the upper median over "
-        "all devices, of the device with the least; all before an observer of the models. Who came "
-        "seen: the worst epsilon before one who also sees the cohorts. The server sees raw "
-        "updates: infinite.",
+        "the same. Heaviest and lightest: the device with the most and with the least data. "
+        "Median: an upper bound of the upper median over all devices, put into order by their "
+        "Renyi bounds. All before an observer of the models; who came seen: the worst epsilon "
+        "before one who also sees the cohorts. The server sees raw updates: infinite.",
+        *_cures(rows, first),
         *_assumptions(rows),
         *lossy,
     ]
@@ -111,24 +116,63 @@ def _advice(rows: Sequence[Priced], setting: str) -> str:
             if several or best is uniform
             else "a single seed shows no policy to be more accurate at the same epsilon"
         )
-    capped = [
-        row
-        for row in rows
-        if row.group.setting == setting
-        and row.held == "epsilon"
-        and row.group.weighting == "equal"
-        and ", cap" in row.group.selection
-        and not row.group.variant
-    ]
     active = _found(rows, setting, "activity", "epsilon")
-    if capped and active is not None:
-        mild = min(capped, key=lambda row: row.effective_noise)
+    mild = min(_favouring(rows, setting), key=lambda row: row.effective_noise, default=None)
+    if mild is not None and active is not None and mild.effective_noise < active.effective_noise:
         text += (
-            f"; where active devices must come more often, cap their rate ({mild.group.selection}: "
-            f"{mild.effective_noise / uniform.effective_noise:.1f} times uniform selection's noise "
-            f"instead of {active.effective_noise / uniform.effective_noise:.1f})"
+            f"; where active devices must come more often, {_named(mild)} takes the least noise, "
+            f"{mild.effective_noise / uniform.effective_noise:.1f} times uniform selection's "
+            f"instead of {active.effective_noise / uniform.effective_noise:.1f} times"
         )
-    return f"{text}, and report the worst device's epsilon, not that of the average rate."
+    text += "; and report the worst device's epsilon"
+    loose = _found(rows, setting, "activity", "noise")
+    if loose is not None and loose.epsilon > uniform.epsilon:
+        text += (
+            f", since what the average rate would cost is {loose.epsilon / uniform.epsilon:.1f} "
+            "times too low under selection by activity"
+        )
+    return f"{text}."
+
+
+def _favouring(rows: Sequence[Priced], setting: str) -> list[Priced]:
+    """Rows at equal epsilon that draw active devices more often, with equal weights."""
+    return [
+        row
+        for row in _at_equal_epsilon(rows, setting)
+        if row.group.selection not in ("uniform", "budgets") and row.group.weighting == "equal"
+    ]
+
+
+def _cures(rows: Sequence[Priced], setting: str) -> list[str]:
+    """How the rows with a cure or given budgets came about, where there are any."""
+    variants = {
+        row.group.variant: row.group.runs[0].config
+        for row in rows
+        if row.group.setting == setting and row.group.variant
+    }
+    found = []
+    if "retirement" in variants:
+        found.append(
+            "Retirement: the run starts with the noise that uniform selection has; a device is "
+            "never drawn again once a further round would take it above the epsilon, by scheduled "
+            "rates, and what noise the fewer devices left make is in the effective noise."
+        )
+    if PUBLIC in variants:
+        found.append(
+            f"Public scale (add/remove neighbours): the scale, {variants[PUBLIC]['scale']:g}, was "
+            "read off this corpus, which a deployment may not do; it stands for what somebody "
+            "would choose who knows such populations. Weight bound 1 and denominator "
+            f"{variants[PUBLIC]['denominator']:g}."
+        )
+    given = {name: c["budgets"] for name, c in variants.items() if c.get("budgets")}
+    if given:
+        listed = "; ".join(f"{name} {text}" for name, text in given.items())
+        found.append(
+            f"Budgets ({listed}; epsilon:share of devices, or a range spread over the devices) are "
+            "dealt at random; rates follow from them and from the noise at which they sum to the "
+            "cohort (after Boenisch et al. 2023 and Lange et al. 2025)."
+        )
+    return found
 
 
 def _cost_of_privacy(rows: Sequence[Priced], setting: str) -> list[str]:
@@ -181,14 +225,14 @@ def _found(rows: Sequence[Priced], setting: str, selection: str, held: str) -> P
 
 
 def _best(rows: Sequence[Priced], setting: str) -> Priced | None:
-    """The most accurate row at equal epsilon."""
+    """The most accurate row at equal epsilon, neighbours being the same."""
     equal = _at_equal_epsilon(rows, setting)
     return max(equal, key=lambda row: row.accuracy.mean, default=None)  # type: ignore[union-attr]
 
 
 def _at_equal_epsilon(rows: Sequence[Priced], setting: str) -> list[Priced]:
     found = [r for r in rows if r.group.setting == setting and r.held in ("both", "epsilon")]
-    return [row for row in found if row.accuracy is not None]
+    return [row for row in found if row.accuracy is not None and row.group.variant != PUBLIC]
 
 
 def _gain(row: Priced, against: Priced, comparisons: int) -> Estimate | None:

@@ -7,6 +7,7 @@ import numpy as np
 
 from fedsim.record.run import Run
 from fedsim.report.curves import work
+from fedsim.report.leakage import leakage_columns, leakage_notes
 from fedsim.report.statistics import Estimate, estimate
 from fedsim.report.table import Column, Table
 
@@ -24,7 +25,7 @@ _CLAIMS = (
 
 def rounds_table(run: Run) -> Table:
     """The measured rounds of one run; devices that failed are added up since the first round."""
-    claims = _claimed(run.rounds)
+    claims = [*_claimed(run.rounds), *leakage_columns(run.rounds)]
     measured = [line for line in run.rounds if line["intent_accuracy"] is not None]
     failed = dict(zip(work(run, "rounds"), np.cumsum(_failures(run)), strict=True))
     lossy = [Column("failed", "failed so far", "count")] if any(_failures(run)) else []
@@ -59,12 +60,14 @@ def rounds_table(run: Run) -> Table:
             f"seed {run.config['seed']}; figures on {run.start['test_examples']:,} test "
             "utterances, in percent."
         ),
+        notes=leakage_notes(run),
     )
 
 
 def final_table(runs: Sequence[Run]) -> Table:
     """The last measured figures of several runs, a row each."""
-    claims = _claimed([run.summary for run in runs])
+    last = [run.summary for run in runs]
+    claims = [*_claimed(last), *leakage_columns(last)]
     rows = [
         {
             "setting": run.config["setting"],

@@ -27,6 +27,7 @@ POLICIES: dict[str, tuple[str, Any, str]] = {
     "top": ("#E69F00", (0, (6, 1, 1, 1, 1, 1)), "P"),
     "activity, cap 0.1": ("#56B4E9", (0, (4, 1, 1, 1)), "X"),
     "activity^2": ("#8B4513", (0, (2, 1)), "*"),
+    "budgets": ("#7A6BB7", (0, (1, 1)), "p"),
 }
 """Colour, line style and marker of each selection policy, the same in every figure."""
 
@@ -78,12 +79,15 @@ def point_style(policy: str) -> dict[str, Any]:
 
 
 def legend_above(figure: Figure, axes: list[Axes]) -> None:
-    """One legend for all panels, each label once, above them."""
+    """One legend for all panels, each label once, above them, as wide as there is room."""
     found: dict[str, Any] = {}
     for panel in axes:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    per_row = 7 if figure.get_figwidth() > COLUMN else 3
+    width = figure.get_figwidth()
+    # Inches of the longest label at 8 points, and of its handle.
+    longest = 0.058 * max(map(len, found), default=0) + 0.45
+    per_row = min(7 if width > COLUMN else 3, max(1, int(width // longest)))
     figure.legend(
         list(found.values()),
         list(found),

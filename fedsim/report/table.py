@@ -46,6 +46,10 @@ class Column:
     label: bool = False
 
 
+Panel = list[tuple[Column, list[str]]]
+"""Columns with their cells as text."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Table:
     """Rows of numbers with a caption, notes and figures.
@@ -56,6 +60,8 @@ class Table:
       caption: what was run.
       notes: what a reader must know, the outcome first.
       drawings: figure name to a function that draws it.
+      split: keys of columns that head a part of the table each, instead of standing in every row
+        of it. CSV keeps them as columns.
 
     Example:
       >>> from fedsim.report.statistics import estimate
@@ -81,6 +87,7 @@ class Table:
     caption: str = ""
     notes: Sequence[str] = ()
     drawings: Mapping[str, "Callable[[], Figure]"] = field(default_factory=dict, repr=False)
+    split: Sequence[str] = ()
 
     def __str__(self) -> str:
         return self.markdown()
@@ -88,7 +95,9 @@ class Table:
     def markdown(self) -> str:
         """Aligned pipe tables, the caption above and the notes below; ends in a newline."""
         parts = [self.caption] if self.caption else []
-        parts += ["\n".join(_aligned(panel)) for panel in self._panels]
+        for heading, panels in self._parts:
+            parts += [f"**{heading}**"] if heading else []
+            parts += ["\n".join(_aligned(panel)) for panel in panels]
         if self.notes:
             parts.append("\n".join(f"- {note}" for note in self.notes))
         return "\n\n".join(parts) + "\n"
@@ -99,10 +108,13 @@ class Table:
         lines.append(r"\centering\footnotesize\setlength{\tabcolsep}{3pt}")
         if self.caption:
             lines.append(rf"\caption{{{escaped(self.caption)}}}")
-        for number, panel in enumerate(self._panels):
-            if number:
-                lines += ["", r"\medskip"]
-            lines += _tabular(panel)
+        first = True
+        for heading, panels in self._parts:
+            for number, panel in enumerate(panels):
+                lines += [] if first else ["", r"\medskip"]
+                lines += [rf"{escaped(heading)}\par"] if heading and not number else []
+                lines += _tabular(panel)
+                first = False
         if self.notes:
             lines += ["", r"\medskip", r"\begin{minipage}{\linewidth}\footnotesize"]
             lines += [rf"{escaped(note)}\par" for note in self.notes]
@@ -149,9 +161,21 @@ class Table:
         return [write_whole(Path(folder) / file, data) for file, data in contents.items()]
 
     @cached_property
-    def _panels(self) -> list[list[tuple[Column, list[str]]]]:
+    def _parts(self) -> list[tuple[str, list[Panel]]]:
+        """Panels of the rows that have the split columns in common, and what they have."""
+        keys = [tuple(row.get(key) for key in self.split) for row in self.rows]
+        return [
+            (
+                ", ".join(map(str, key)),
+                self._panels([r for r, own in zip(self.rows, keys, strict=True) if own == key]),
+            )
+            for key in dict.fromkeys(keys or [()])
+        ]
+
+    def _panels(self, rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
         """Columns with their cells as text, split so that a panel fits on a line."""
-        texts = [(c, [_shown(c, row.get(c.key)) for row in self.rows]) for c in self.columns]
+        shown = [column for column in self.columns if column.key not in self.split]
+        texts = [(c, [_shown(c, row.get(c.key)) for row in rows]) for c in shown]
         labels = [column for column in texts if column[0].label]
         start = sum(_width(column) + 3 for column in labels) + 1
         panels, used = [list(labels)], start
@@ -200,7 +224,7 @@ def _width(column: tuple[Column, list[str]]) -> int:
     return max(len(text) for text in (column[0].title, *column[1]))
 
 
-def _aligned(panel: list[tuple[Column, list[str]]]) -> Iterator[str]:
+def _aligned(panel: Panel) -> Iterator[str]:
     def line(cells: Sequence[str]) -> str:
         padded = [
             cell.ljust(width) if column.kind == "text" else cell.rjust(width)
@@ -224,7 +248,7 @@ def _piped(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def _tabular(panel: list[tuple[Column, list[str]]]) -> Iterator[str]:
+def _tabular(panel: Panel) -> Iterator[str]:
     align = "".join("l" if column.kind == "text" else "r" for column, _ in panel)
     yield rf"\begin{{tabular}}{{{align}}}"
     yield r"\toprule"

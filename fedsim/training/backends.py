@@ -4,15 +4,25 @@
 
 All backends compute the same sum: `book-keeping` is this project's kernel, `opacus-hooks` builds
 every example's gradient, `opacus-ghost` takes two backward passes. The two of Opacus are here to be
-compared with.
+compared with, and clip flat alone. A model of one's own with layers that the kernel does not know
+is worked off example by example: Opacus's hooks watch modules, and a tagger is a function.
 """
 
-from typing import Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
+
+from torch import Tensor
 
 from fedsim.errors import did_you_mean, require
 from fedsim.models.joint import Batch, JointTagger, Parameters
+from fedsim.privacy.clipping import Flat
 from fedsim.training.kernel import Clipped, clipped_gradient
+from fedsim.training.kernel.clipping import FLAT, Factors
+from fedsim.training.one_by_one import one_by_one
 from fedsim.training.procedures import Losses
+from fedsim.training.validator import unknown_parameters
+
+if TYPE_CHECKING:
+    from fedsim.privacy.example_level import ExampleLevel
 
 BackendName = Literal["book-keeping", "opacus-hooks", "opacus-ghost"]
 
@@ -25,9 +35,10 @@ class ClippedGradient(Protocol):
         losses: Losses,
         parameters: Parameters,
         batch: Batch,
-        clip_norm: float,
+        clip_norm: float | Tensor,
         *,
         into: Parameters | None = None,
+        factors: Factors = FLAT,
     ) -> Clipped:
         """Sum of the per-example gradients of a batch, each clipped to `clip_norm`."""
 
@@ -49,14 +60,44 @@ def backend(name: str, model: JointTagger) -> ClippedGradient:
       >>> backend("book-keeping", model) is clipped_gradient
       True
     """
+    _require_known(name)
+    if name == "book-keeping":
+        return one_by_one if unknown_parameters(model) else clipped_gradient
+    # Opacus takes a second to import, and only who asks for it should wait.
+    from fedsim.training.opacus.gradient import GhostGradient, HooksGradient
+
+    return HooksGradient(model) if name == "opacus-hooks" else GhostGradient(model)
+
+
+def require_computes(name: str, privacy: "ExampleLevel") -> None:
+    """Refuse a way of clipping that a backend does not compute.
+
+    Raises:
+      ConfigError: the name is not known, or it is one of Opacus's and clipping is not flat.
+    """
+    _require_known(name)
+    how = "adaptive" if privacy.adaptive else type(privacy.clipping).__name__
+    require(
+        name == "book-keeping" or (privacy.clipping == Flat() and privacy.adaptive is None),
+        f"dp_backend is {name!r}, which clips every gradient flat, to one norm, and clipping is "
+        f"{how}; choose the backend book-keeping, or flat clipping",
+    )
+
+
+def remarks(name: str, model: JointTagger) -> list[str]:
+    """What a reader of a run should know of how its gradients were taken; nothing as a rule."""
+    unknown = unknown_parameters(model) if name == "book-keeping" else []
+    if not unknown:
+        return []
+    return [
+        f"the clipping kernel does not know the layers of {', '.join(unknown)}; every example "
+        "passes the model alone, which is exact and slower"
+    ]
+
+
+def _require_known(name: str) -> None:
     names = get_args(BackendName)
     require(
         name in names,
         f"dp_backend is {name!r}{did_you_mean(name, names)}; choose one of {', '.join(names)}",
     )
-    if name == "book-keeping":
-        return clipped_gradient
-    # Opacus takes a second to import, and only who asks for it should wait.
-    from fedsim.training.opacus.gradient import GhostGradient, HooksGradient
-
-    return HooksGradient(model) if name == "opacus-hooks" else GhostGradient(model)

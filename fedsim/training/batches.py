@@ -12,30 +12,54 @@ from torch import Tensor
 from fedsim.population.examples import Examples
 
 
-def tensors(examples: Examples, indices: np.ndarray) -> dict[str, Tensor]:
-    """One padded batch, rows sorted by length, longest first.
+class Table:
+    """A device's examples, padded once, from which any number of batches is cut.
 
     Args:
       examples: what the device holds.
-      indices: (B,) which of them.
 
-    Returns:
-      token_ids (B, T, pieces), lengths (B,), intents (B,), slots (B, T) with -1 at padding, weight
-      (B,) float32 (0 for null records), record (B,) int64 (which of `examples` it is), size ()
-      float32 (B: null records are counted).
+    Example:
+      >>> from fedsim import Population
+      >>> held = Population.load("home", devices=3).held(0, period=0, seed=0)
+      >>> batch = Table(held).batch(np.array([0, 1]))
+      >>> torch.equal(batch["token_ids"], tensors(held, np.array([0, 1]))["token_ids"])
+      True
     """
-    lengths = np.where(examples.null[indices], 1, examples.lengths[indices])
-    longest_first = indices[np.argsort(-lengths, kind="stable")]
-    padded = examples.padded(longest_first)
-    return {
-        "token_ids": torch.from_numpy(padded.token_ids),
-        "lengths": torch.from_numpy(padded.lengths),
-        "intents": torch.from_numpy(padded.intents),
-        "slots": torch.from_numpy(padded.slots),
-        "weight": torch.from_numpy((~padded.null).astype(np.float32)),
-        "record": torch.from_numpy(longest_first.astype(np.int64)),
-        "size": torch.tensor(float(len(indices))),
-    }
+
+    def __init__(self, examples: Examples) -> None:
+        self._rows = examples.padded(np.arange(len(examples)))
+        self._weight = (~self._rows.null).astype(np.float32)
+
+    def batch(self, indices: np.ndarray) -> dict[str, Tensor]:
+        """One padded batch, rows sorted by length, longest first.
+
+        Args:
+          indices: (B,) which of the examples.
+
+        Returns:
+          token_ids (B, T, pieces), lengths (B,), intents (B,), slots (B, T) with -1 at padding,
+          weight (B,) float32 (0 for null records), record (B,) int64 (which of the examples it is),
+          size () float32 (B: null records are counted).
+        """
+        rows = self._rows
+        longest_first = indices[np.argsort(-rows.lengths[indices], kind="stable")]
+        lengths = rows.lengths[longest_first]
+        width = int(lengths[0]) if len(lengths) else 1
+        return {
+            "token_ids": torch.from_numpy(rows.token_ids[longest_first, :width]),
+            "lengths": torch.from_numpy(lengths),
+            "intents": torch.from_numpy(rows.intents[longest_first]),
+            "slots": torch.from_numpy(rows.slots[longest_first, :width]),
+            "weight": torch.from_numpy(self._weight[longest_first]),
+            "record": torch.from_numpy(longest_first.astype(np.int64)),
+            "size": torch.tensor(float(len(indices))),
+        }
+
+
+def tensors(examples: Examples, indices: np.ndarray) -> dict[str, Tensor]:
+    """A single batch as `Table.batch` cuts it, out of a set too large to be padded whole."""
+    batch = Table(examples.take(indices)).batch(np.arange(len(indices)))
+    return batch | {"record": torch.from_numpy(indices.astype(np.int64))[batch["record"]]}
 
 
 def steps_of(examples: int, batch_size: int, epochs: int, steps: int | None) -> int:

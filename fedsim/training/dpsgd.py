@@ -19,6 +19,7 @@ from fedsim.privacy.clipping import Clipping, Flat, Terms
 from fedsim.privacy.noise import secure
 from fedsim.privacy.noise_decay import NoiseDecay
 from fedsim.privacy.release import AdaptiveClipping
+from fedsim.training.backends import ClippedGradient
 from fedsim.training.clip_norm import SplitNoise, adapted, clip_bits, split_noise
 from fedsim.training.kernel import clipped_gradient
 from fedsim.training.procedures import Losses, Randomness, State
@@ -47,6 +48,8 @@ class DPSGD:
       adaptive: how the clip norm adapts, or None. A term is unclipped where its factor is 1.
       decay: how the noise falls from step to step.
       secure_noise: take the noise, that of clip bits too, from the operating system's generator.
+      gradient: who computes the clipped sum (`fedsim.training.backends`); those of Opacus know flat
+        clipping alone.
     """
 
     losses: Losses
@@ -59,6 +62,7 @@ class DPSGD:
     adaptive: AdaptiveClipping | None = None
     decay: NoiseDecay = field(default_factory=NoiseDecay)
     secure_noise: bool = False
+    gradient: ClippedGradient = clipped_gradient
 
     leaves_unused_rows: ClassVar[bool] = False
     """Noise goes to every row: which rows stay still would tell which words were said."""
@@ -74,6 +78,11 @@ class DPSGD:
             "choose a finite clip_norm and a finite noise_multiplier",
         )
         require(self.physical_size >= 1, f"physical_size is {self.physical_size}; choose 1 or more")
+        require(
+            self.gradient is clipped_gradient or not self.clipping.whole,
+            "clipping is in micro-batches, which the clipping kernel alone computes; choose the "
+            "backend book-keeping, and a model built from the layer functions of fedsim.models",
+        )
         if self.adaptive:
             split_noise(self.adaptive, noise, self.clipping.bound, torch.ones(()))
 
@@ -127,7 +136,7 @@ class DPSGD:
         # rows of the batch's words are added to it.
         total, bits = self._noise(state, noise, expected)
         for terms in self._terms(batch, state.get("key")):
-            clipped = clipped_gradient(
+            clipped = self.gradient(
                 terms.losses,
                 parameters,
                 terms.batch,

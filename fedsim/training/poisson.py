@@ -7,6 +7,7 @@ https://arxiv.org/abs/2403.17673). A logical batch is filled up to whole physica
 shapes repeat; what fills it up has weight 0.
 """
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedsim.population.examples import Examples
-from fedsim.training.batches import tensors
+from fedsim.training.batches import Table
 
 
 def poisson_rate(examples: int, batch_size: int) -> float:
@@ -42,13 +43,14 @@ MOST_AT_ONCE = 512
 
 
 def physical_size(batch_size: int) -> int:
-    """Examples of a physical batch: twice the expected ones, so that most draws take one pass.
+    """Examples of a physical batch: a standard deviation more than are expected, so that five
+    draws of six take one pass and little of it is filling.
 
     Example:
       >>> physical_size(16), physical_size(4096)
-      (32, 512)
+      (20, 512)
     """
-    return min(2 * batch_size, MOST_AT_ONCE)
+    return min(batch_size + math.isqrt(batch_size), MOST_AT_ONCE)
 
 
 def poisson(
@@ -85,12 +87,13 @@ def poisson_batches(
       draw: secret randomness.
 
     Yields:
-      Batches as `fedsim.training.batches.tensors` makes them, with `size` the *expected* number of
+      Batches as `fedsim.training.batches.Table` cuts them, with `size` the *expected* number of
       examples, which does not depend on the draw (of a device that holds nothing: `batch_size`).
     """
     rate, expected = poisson_rate(len(held), batch_size), expected_size(len(held), batch_size)
+    table = Table(held)
     for indices in poisson(len(held), rate, steps, draw):
-        batch = tensors(held, indices)
+        batch = table.batch(indices)
         size = batch.pop("size").new_tensor(expected)
         yield _filled(batch, -len(indices) % physical_size) | {"size": size}
 

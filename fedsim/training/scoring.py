@@ -37,8 +37,15 @@ class Scorer:
             self._chunks.append((indices, places, tensors(examples, indices)))
         self._size, self._words = len(examples), len(examples.slots)
 
-    def __call__(self, parameters: Parameters) -> Scores:
-        """Predictions and losses, in the order of the examples."""
+    def __call__(
+        self, parameters: Parameters, map: Callable[..., Iterable] | None = None
+    ) -> Scores:
+        """Predictions and losses, in the order of the examples.
+
+        Args:
+          parameters: of the model.
+          map: instead of the one given at first.
+        """
         intents = np.empty(self._size, np.int64)
         slots = np.empty(self._words, np.int64)
         losses = np.empty(self._size, np.float32)
@@ -47,7 +54,7 @@ class Scorer:
             with torch.no_grad():
                 return self._model.predict(parameters, batch)
 
-        said = self._map(score, [batch for _, _, batch in self._chunks])
+        said = (map or self._map)(score, [batch for _, _, batch in self._chunks])
         for (indices, places, batch), predicted in zip(self._chunks, said, strict=True):
             intents[indices] = predicted.intents.numpy()
             losses[indices] = predicted.losses.numpy()

@@ -3,7 +3,7 @@
 `LocalTrainer` is what every engine calls, in this process or behind a Flower `ClientApp`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import NamedTuple
@@ -17,7 +17,8 @@ from fedsim.models.joint import JointTagger, Parameters
 from fedsim.population import Examples, Population
 from fedsim.privacy.example_level import ExampleLevel, LocalSteps
 from fedsim.rng import stream
-from fedsim.training.batches import shuffled, steps_of, tensors
+from fedsim.training.backends import backend, require_computes
+from fedsim.training.batches import Table, shuffled, steps_of, tensors
 from fedsim.training.dpsgd import DPSGD
 from fedsim.training.poisson import (
     expected_size,
@@ -27,6 +28,7 @@ from fedsim.training.poisson import (
     poisson_rate,
 )
 from fedsim.training.procedures import SGD, AdamW, LocalProcedure
+from fedsim.training.validator import require_exact_tagger
 
 
 class LocalResult(NamedTuple):
@@ -68,6 +70,7 @@ class LocalTrainer:
       proximal_mu: proximal weight of the client's own, used where the server sends none.
       privacy: example-level privacy with its noise and delta, or None. Batches are then drawn by
         coins, and a device that holds nothing takes a step of noise alone like any other.
+      remarks: what a reader of the record should know of how devices train.
     """
 
     population: Population
@@ -79,6 +82,7 @@ class LocalTrainer:
     seed: int
     proximal_mu: float = 0.0
     privacy: ExampleLevel | None = None
+    remarks: Sequence[str] = ()
 
     @property
     def local(self) -> LocalSteps:
@@ -134,8 +138,9 @@ class LocalTrainer:
                 draw=draw,
             )
             return
+        table = Table(held)
         for indices in shuffled(len(held), self.batch_size, self.steps(len(held)), draw):
-            yield tensors(held, indices)
+            yield table.batch(indices)
 
     def drawn(
         self, examples: int, *, device: int, round: int
@@ -205,19 +210,28 @@ def procedures(
 
 
 def private_procedures(
-    privacy: ExampleLevel, model: JointTagger, learning_rate: float, batch_size: int
+    privacy: ExampleLevel,
+    model: JointTagger,
+    learning_rate: float,
+    batch_size: int,
+    dp_backend: str = "book-keeping",
 ) -> Callable[[float], LocalProcedure]:
     """Proximal weight -> DP-SGD.
 
     Args:
-      privacy: with its noise.
+      privacy: with its noise, and sized for the model.
       model: whose losses are trained.
       learning_rate: of a step, > 0.
       batch_size: expected examples of a step.
+      dp_backend: who computes clipped sums: book-keeping, opacus-hooks or opacus-ghost.
 
     Raises:
-      ConfigError: the noise is not known yet, or does not go with the clipping.
+      ConfigError: the noise is not known yet, or does not go with the clipping; the model's
+        examples have no gradients of their own; the backend does not compute the model or the
+        clipping.
     """
+    require_computes(dp_backend, privacy)
+    require_exact_tagger(model)
     sigma = privacy.noise_multiplier
     require(sigma is not None, "no noise is known yet; call ExampleLevel.resolved() first")
     # Built once here, so that what cannot be is refused before a device trains.
@@ -231,5 +245,6 @@ def private_procedures(
         adaptive=privacy.adaptive,
         decay=privacy.decay,
         secure_noise=privacy.secure_noise,
+        gradient=backend(dp_backend, model),
     )
     return cache(lambda proximal_mu: replace(private, proximal_mu=proximal_mu))

@@ -1,10 +1,13 @@
 """Has every example a gradient of its own in this model, and does the kernel get it right?
 
 `faults` reads a torch module, layer by layer, before anything runs. `require_exact` runs a model
-twice on a small batch: without clipping the kernel's sum must be the ordinary gradient of the
-summed loss, and who else is in the batch must not change an example's gradient.
-`require_exact_tagger` brings the batch. All of it takes milliseconds on small models.
+a few times on a small batch: without clipping the kernel's sum must be the ordinary gradient of the
+summed loss, and who else is in the batch must not change an example's loss or gradient.
+`require_exact_tagger` brings the batch, and asks no more of layers that the kernel does not know
+than that examples keep apart. All of it takes milliseconds on small models.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -60,8 +63,9 @@ def require_exact(losses: Losses, parameters: Parameters, batch: Batch) -> None:
       batch: at least two examples, first axis examples, as `losses` wants it; with `weight` ones.
 
     Raises:
-      ConfigError: a parameter is used by no layer the kernel knows, or twice; a layer does not see
-        every example; the loss or a layer mixes examples; the sums disagree. It names the first.
+      ConfigError: losses are not one an example; a parameter is used by no layer the kernel knows,
+        or twice; a layer does not see every example; the loss or a layer mixes examples; the sums
+        disagree. It names the first.
 
     Example:
       >>> from fedsim.models import BiLSTMTagger
@@ -69,6 +73,7 @@ def require_exact(losses: Losses, parameters: Parameters, batch: Batch) -> None:
       >>> require_exact_tagger(model)
     """
     parameters = {name: p.detach() for name, p in parameters.items()}
+    _require_one_each(losses, parameters, batch)
     clipped = clipped_gradient(losses, parameters, batch, torch.inf)
     _require_apart(losses, parameters, batch)
     wanted = _summed_gradient(losses, parameters, batch)
@@ -81,24 +86,72 @@ def require_exact(losses: Losses, parameters: Parameters, batch: Batch) -> None:
 
 
 def require_exact_tagger(model: JointTagger) -> None:
-    """`require_exact` at random parameters, on three sentences, of a tagger of any sizes."""
+    """Refuse a tagger, of any sizes, whose examples' gradients would be wrong.
+
+    It runs at random parameters on three sentences. A model with layers that the kernel does not
+    know is worked off example by example (`fedsim.training.one_by_one`), and need only keep apart
+    what the loss is made of.
+
+    Raises:
+      ConfigError: a module mixes examples, parameters are tied, or as `require_exact`.
+    """
+    found = mixing_faults(model)
+    require(not found, "; ".join(found))
+    parameters, batch = _case(model)
+    _require_one_each(model.losses, parameters, batch)
+    if _unknown(model.losses, parameters, batch):
+        _require_own(model.losses, parameters, *_companies(batch))
+    else:
+        require_exact(model.losses, parameters, batch)
+
+
+def unknown_parameters(model: JointTagger) -> list[str]:
+    """Names of a tagger's parameters that no layer the clipping kernel knows uses.
+
+    Example:
+      >>> from fedsim.models import BiLSTMTagger
+      >>> unknown_parameters(BiLSTMTagger(rows=9, intents=2, slot_labels=3, embedding=4, hidden=2))
+      []
+    """
+    return _unknown(model.losses, *_case(model))
+
+
+def _case(model: JointTagger) -> tuple[Parameters, Batch]:
+    """Random parameters of a tagger, and three sentences for it."""
     draw = torch.Generator().manual_seed(0)
     parameters = {
-        name: 0.3 * torch.randn(p.shape, generator=draw, dtype=torch.float64)
+        name: 0.3 * torch.randn(p.shape, generator=draw, dtype=p.dtype)
         for name, p in model.named_parameters()
     }
     lengths = torch.tensor([4, 3, 1])
     inside = torch.arange(4) < lengths.unsqueeze(1)
     rows, intents, labels = (len(p) for p in (model.embedding, model.intent_bias, model.slot_bias))
     slots = torch.randint(0, labels, (3, 4), generator=draw)
-    batch = {
+    return parameters, {
         "token_ids": torch.randint(0, rows, (3, 4, 2), generator=draw),
         "lengths": lengths,
         "intents": torch.randint(0, intents, (3,), generator=draw),
         "slots": slots.masked_fill(~inside, -1),
-        "weight": torch.ones(3, dtype=torch.float64),
+        "weight": torch.ones(3, dtype=model.embedding.dtype),
     }
-    require_exact(model.losses, parameters, batch)
+
+
+def _require_one_each(losses: Losses, parameters: Parameters, batch: Batch) -> None:
+    with torch.no_grad():
+        found, wanted = tuple(losses(parameters, batch).shape), tuple(batch["weight"].shape)
+    require(
+        found == wanted,
+        f"losses of {wanted[0]} examples have the shape {found}; give each example a loss of its "
+        f"own, in the shape {wanted} (no mean or sum over the batch)",
+    )
+
+
+def _unknown(losses: Losses, parameters: Parameters, batch: Batch) -> list[str]:
+    own = {name: p.detach() for name, p in parameters.items()}
+    with torch.enable_grad(), tape() as uses:
+        losses(own, batch)
+    known = {id(p) for use in uses for p in use.parameters}
+    return [name for name, p in own.items() if id(p) not in known]
 
 
 def _innermost(names: list[str]) -> list[str]:
@@ -115,14 +168,16 @@ def _named(name: str, reason: str | None) -> str | None:
     return reason and f"module {name or 'model'} is {reason}"
 
 
+def _companies(batch: Batch) -> tuple[Batch, Batch]:
+    """The first example among as many as there are, and among one more, all of them others."""
+    examples = len(batch["weight"])
+    return _taken(batch, [0] + [1] * (examples - 1)), _taken(batch, [0] + [examples - 1] * examples)
+
+
 def _require_apart(losses: Losses, parameters: Parameters, batch: Batch) -> None:
     """The first example must have the same inputs and gradients whoever else is in the batch."""
-    examples = len(batch["weight"])
-    rows = torch.arange(examples)
-    # The last example once more: who is in the batch changes, and so does how many they are.
-    crowd = torch.cat([rows, rows[-1:]])
-    runs = [_first(losses, parameters, _taken(batch, own)) for own in (rows, crowd)]
-    (uses, alone), (others, beside) = runs
+    company = _companies(batch)
+    (uses, alone), (others, beside) = (_first(losses, parameters, each) for each in company)
     names = {id(p): name for name, p in parameters.items()}
     for one, other in zip(uses, others, strict=True):
         where = names.get(id(one.parameters[0]), "?")
@@ -139,6 +194,27 @@ def _require_apart(losses: Losses, parameters: Parameters, batch: Batch) -> None
             "in the batch; give each example a loss of its own (a mean over its own words, not "
             "over the batch)",
         )
+    _require_own(losses, parameters, *company)
+
+
+def _require_own(losses: Losses, parameters: Parameters, one: Batch, other: Batch) -> None:
+    """The first example must have the same loss, and the same gradient of it, in both batches."""
+    mine, yours = (_loss_and_gradient(losses, parameters, batch) for batch in (one, other))
+    for name, here, there in zip(["", *parameters], mine, yours, strict=True):
+        require(
+            _near(here, there),
+            f"an example's {f'gradient of parameter {name}' if name else 'loss'} changes with who "
+            "else is in the batch; give each example a loss of its own (a mean over its own words, "
+            "not over the batch), and replace what mixes examples (batch norm: use layer norm)",
+        )
+
+
+def _loss_and_gradient(losses: Losses, parameters: Parameters, batch: Batch) -> list[Tensor]:
+    """Loss of the first example and its gradient by every parameter."""
+    own = [p.clone().requires_grad_() for p in parameters.values()]
+    with torch.enable_grad():
+        loss = losses(dict(zip(parameters, own, strict=True)), batch)[0]
+    return [loss.detach(), *torch.autograd.grad(loss, own, materialize_grads=True)]
 
 
 def _first(losses: Losses, parameters: Parameters, batch: Batch) -> tuple[list[Use], list[Tensor]]:
@@ -155,7 +231,7 @@ def _of_first(use: Use, rows: Tensor) -> Tensor:
     return use.rows.by_example(rows.detach().double()).select(-3, 0)
 
 
-def _taken(batch: Batch, rows: Tensor) -> dict[str, Tensor]:
+def _taken(batch: Batch, rows: Sequence[int]) -> dict[str, Tensor]:
     return {name: v[rows] if v.dim() else v for name, v in batch.items()}
 
 

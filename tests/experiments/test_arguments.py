@@ -18,6 +18,7 @@ class Command:
     how_many: int | None = None
     rate: float = 1.0
     out: Path | None = None
+    loud: bool = False
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,9 @@ class Command:
         "one --help --nonsense",
         "one --shade None --out some/where --rate nan",
         "one --how-many -1",
+        "--loud one",
+        "one --kind red --loud",
+        "one --no-loud --kind red",
     ],
 )
 def test_right_words_pass(arguments):
@@ -50,6 +54,9 @@ def test_right_words_pass(arguments):
         ("one --rate fast", "--rate is 'fast'; expected a number"),
         ("one --out", "--out has no value; write one after it"),
         ("one --out --kind red", "--out has no value"),
+        ("one --loud=yes", "--loud is a switch and takes no value; leave out '=yes'"),
+        ("one --loud yes", "'yes' is no option"),
+        ("one --no-kind red", "unknown option --no-kind"),
         ("one --name two", "unknown option --name"),
     ],
 )

@@ -41,6 +41,7 @@ def test_lines_and_budgets():
     assert [(b.value, b.budget) for b in measured.budgets] == [
         (measured.measurements[0].median, 10.0),
         (measured.measurements[1].median, 2.0),
+        (max(measured.measurements[4].peak_bytes) / 1e9, 2.0),
     ]
     assert "| a ledger of | seconds | peak memory | ratio |" in measured.markdown()
 

@@ -8,6 +8,7 @@ from experiments.central import PRIVATE_BATCH_SIZE, all_training_examples, run_c
 from experiments.options import RunOptions, population_of
 from fedsim import ConfigError, compare, load_run
 from fedsim.privacy import Gaussian, epsilon
+from fedsim.training import dpsgd
 
 OPTIONS = RunOptions(devices=4, seed=2)
 
@@ -83,6 +84,33 @@ def test_private_central_training_has_one_account_of_every_epochs_steps(monkeypa
     assert run.config["central"]["optimizer"] == "DPSGD"
     again = run_central(private(), None)
     assert again.summary["model_sha256"] == run.summary["model_sha256"]
+
+
+def test_noise_that_falls_over_all_epochs_is_charged_as_it_was_drawn(monkeypatch):
+    monkeypatch.setattr(experiments.central, "EPOCHS", 3)
+    used, noise = [], dpsgd.DPSGD._noise
+
+    def noted(self, state, split, expected):
+        used.append(split.sum)
+        return noise(self, state, split, expected)
+
+    monkeypatch.setattr(dpsgd.DPSGD, "_noise", noted)
+    run = run_central(private(noise_decay="0.8:1"), None)
+    examples = run.start["training_examples"]
+    steps, rate = -(-examples // PRIVATE_BATCH_SIZE), min(1, PRIVATE_BATCH_SIZE / examples)
+    assert used == pytest.approx([0.7 * 0.8**t for t in range(3 * steps)])
+    for epoch, line in enumerate(run.rounds, start=1):
+        events = [Gaussian(noise_multiplier=s, rate=rate) for s in used[: epoch * steps]]
+        assert line["example_epsilon_max"] == pytest.approx(epsilon(events, 1e-5), rel=1e-6)
+        naive = epsilon([Gaussian(noise_multiplier=0.7, rate=rate, steps=epoch * steps)], 1e-5)
+        assert line["figures"]["privacy/example_epsilon_naive"] == pytest.approx(naive, rel=1e-6)
+
+
+@pytest.mark.parametrize("way", [{"noise_decay": "0.9:2"}, {"clipping": "edp-sgd"}])
+def test_a_private_central_run_keeps_to_its_target_however_it_clips(monkeypatch, way):
+    monkeypatch.setattr(experiments.central, "EPOCHS", 2)
+    run = run_central(private(noise_multiplier=None, epsilon=3.0, **way), None)
+    assert 2.98 < run.summary["example_epsilon_max"] <= 3.0
 
 
 def test_a_private_central_run_keeps_to_its_target(monkeypatch):

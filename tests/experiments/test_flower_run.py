@@ -26,7 +26,8 @@ from fedsim import ConfigError, load_run
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--devices", "20", "--rounds", "2", "--cohort", "4", "--local-steps", "2"]
-OPTIONS = RunOptions(devices=20, rounds=2, cohort=4, local_steps=2)
+SMALL += ["--leakage"]
+OPTIONS = RunOptions(devices=20, rounds=2, cohort=4, local_steps=2, leakage=True)
 needs_ray = pytest.mark.skipif(
     find_spec("ray") is None, reason="Flower's simulation needs Ray: pip install 'flwr[simulation]'"
 )

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 from flwr.serverapp import strategy as flower
 
@@ -10,6 +11,7 @@ from experiments.options import (
     check_options,
     client_of,
     model_of,
+    panel_of,
     policy_of,
     population_of,
     schedule_of,
@@ -114,6 +116,22 @@ def test_model_follows_name_and_seed():
     assert isinstance(model_of(RunOptions(), people), BiLSTMTagger)
     assert one.equal(same)
     assert not one.equal(other)
+
+
+def test_a_panel_is_of_500_utterances_or_of_all_where_there_are_fewer():
+    assert panel_of(RunOptions(devices=4), population_of(RunOptions(devices=4))) is None
+    for devices in (3, 60):
+        people = population_of(RunOptions(devices=devices))
+        panel = panel_of(RunOptions(leakage=True), people)
+        assert panel.unit == "example"
+        assert len(panel) == min(500, people.counts.sum())
+
+
+def test_a_population_without_training_data_has_no_panel():
+    people = population_of(RunOptions(devices=3))
+    nothing = people.without(np.ones(people.starts[-1], bool))
+    with pytest.raises(ConfigError, match="the population has none; add some"):
+        panel_of(RunOptions(leakage=True), nothing)
 
 
 def test_defaults_are_those_of_the_design():
@@ -244,6 +262,8 @@ def test_options_that_cannot_be_meant_are_refused(options, sentence):
         ({"workers": 0, "engine": "flower"}, "workers is 0, which trains inline, and --engine fl"),
         ({"evaluate_every": 0}, "evaluate_every is 0; choose 1 or more"),
         ({"checkpoint_every": 0}, "checkpoint_every is 0; choose 1 or more"),
+        ({"leakage": True, "leakage_every": 0}, r"leakage_every is 0; choose 1 \(every round\)"),
+        ({"leakage_every": 5}, "leakage_every is 5, which has no effect without --leakage; add it"),
     ],
 )
 def test_what_needs_no_corpus_is_refused_with_the_options(given, said):

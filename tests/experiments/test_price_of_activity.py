@@ -20,7 +20,10 @@ PAPER = PRESETS["paper"]
 
 @pytest.fixture(scope="module")
 def rows():
-    return rows_of(OPTIONS, PAPER.policies, PAPER.crossed, PAPER.public)
+    return rows_of(
+        OPTIONS, PAPER.policies, crossed=PAPER.crossed, public=PAPER.public,
+        retired=PAPER.retired, budgets=PAPER.budgets,
+    )  # fmt: skip
 
 
 def test_rows_at_equal_noise_have_that_of_uniform_selection(rows):
@@ -33,8 +36,21 @@ def test_rows_at_equal_noise_have_that_of_uniform_selection(rows):
 
 
 def test_rows_at_equal_epsilon_have_the_target_and_no_noise_multiplier(rows):
-    equal = [row.options for row in rows if row.held in ("both", "epsilon")]
-    assert {(o.epsilon, o.noise_multiplier) for o in equal} == {(4.0, None)}
+    equal = [row for row in rows if row.held in ("both", "epsilon")]
+    plain = [r.options for r in equal if r.variant in ("", "public scale")]
+    assert {(o.epsilon, o.noise_multiplier) for o in plain} == {(4.0, None)}
+    assert [r.options.device_budget for r in equal if r.variant == "retirement"] == [4.0, 4.0]
+    budgets = {r.variant: r.options.budgets for r in equal if r.policy == "budgets"}
+    assert budgets == {"per group": "1:.54,2:.37,4:.09", "per client": "0.5-4"}
+
+
+def test_retirement_starts_with_the_noise_of_uniform_selection(rows):
+    for setting in ("static", "continual"):
+        own = [row for row in rows if row.options.setting == setting]
+        target = next(effective_noise(row.options) for row in own if row.held == "both")
+        (retired,) = [row.options for row in own if row.variant == "retirement"]
+        unlimited = replace(retired, device_budget=None)
+        assert effective_noise(unlimited) == pytest.approx(target, rel=1e-3)
 
 
 def test_names_of_runs_are_unique_and_a_row_without_privacy_is_there(rows):
@@ -62,11 +78,12 @@ def table(tmp_path_factory):
     return price_of_activity(OPTIONS, "quick", out=folder, processes=1)
 
 
-def cell(table, selection, held, key, setting="static"):
+def cell(table, selection, held, key, setting="static", unit="device"):
+    wanted = (unit, setting, selection, held)
     (row,) = [
         row
         for row in table.rows
-        if (row["setting"], row["selection"], row["held"]) == (setting, selection, held)
+        if (row["unit"], row["setting"], row["selection"], row["held"]) == wanted
     ]
     return row[key]
 
@@ -108,4 +125,16 @@ def test_figures_can_be_drawn(table):
     curves = table.figures()["epsilon-over-activity"].axes[0].lines
     assert [line.get_label() for line in curves] == ["uniform", "activity", "activity, cap 0.1"]
     points = table.figures()["accuracy-over-epsilon"].axes[0].lines
-    assert len(points) == 6
+    assert len(points) == 10
+
+
+def test_nobody_pays_more_than_the_target_in_any_row_at_equal_epsilon(table):
+    equal = [row["epsilon_max"] for row in table.rows if "epsilon" in row["held"]]
+    assert len(equal) == 2 * (1 + 2 + 1 + 1 + 1) + 2 * (1 + 2 + 1) and max(equal) <= 4.0
+    assert cell(table, "activity, retirement", "epsilon", "epsilon_max") > 3.0
+
+
+def test_notes_say_where_the_public_scale_and_the_budgets_are_from(table):
+    (public,) = [note for note in table.notes if note.startswith("Public scale")]
+    assert "was read off this corpus, which a deployment may not do" in public
+    assert any("per group 1:.54,2:.37,4:.09" in note for note in table.notes)

@@ -75,6 +75,22 @@ def test_with_few_reference_models_all_examples_share_one_spread():
     assert lira(target, reference, out) == pytest.approx(-norm.logsf(z))
 
 
+@pytest.mark.parametrize("models", [2, 8, OWN_SPREAD_FROM])
+def test_lira_is_as_good_as_the_spread_of_its_reference_models_allows(models):
+    """phi is N(difficulty, 0.5^2), training adds 1, and the difficulty is estimated from so many.
+
+    With 4,000 members and as many others the AUC has a standard error below 0.003.
+    """
+    draw, size = stream(0, "gaussian toy"), 8000
+    difficulty, member = 2 * draw.normal(size=size), np.arange(size) % 2 == 0
+    phi = difficulty + 0.5 * draw.normal(size=(models + 1, size))
+    phi[0] += member
+    losses = np.log1p(np.exp(-phi))
+    found = success(lira(losses[0], losses[1:], np.ones((models, size), bool)), member)
+    best = norm.cdf(1 / (0.5 * np.sqrt(2 * (1 + 1 / models))))
+    assert found.auc == pytest.approx(best, abs=0.01)
+
+
 @pytest.mark.parametrize("models", [5, 17])
 def test_reference_models_beat_the_loss_threshold(models):
     losses, trained = toy(models + 1)
@@ -117,13 +133,21 @@ def test_a_spread_needs_a_second_reference_model():
         lira(np.ones(2), np.ones((1, 2)), np.ones((1, 2), bool))
 
 
+def test_models_that_all_say_the_same_have_finite_scores():
+    losses = np.array([0.3, 1.7, 2.9], np.float32)
+    reference, out = np.repeat(losses[None], 3, axis=0), np.ones((3, 3), bool)
+    assert np.isfinite(lira(losses, reference, out)).all()
+    assert np.isfinite(lira(losses + 1, reference, out)).all()
+
+
 @pytest.mark.parametrize("loss", [0.0, 1e-300, 1e-8, 40.0, 800.0])
 def test_extreme_losses_have_finite_scores(loss):
     reference = np.array([[1.0, 2.0], [1.5, 2.5]])
     out = np.ones((2, 2), bool)
     target = np.array([loss, 2.0])
     assert np.isfinite(lira(target, reference, out)).all()
-    assert np.isfinite(rmia(target, reference, out, np.ones(3), np.ones((2, 3)))).all()
+    others = np.array([1.0, 1000.0, 1e6])
+    assert np.isfinite(rmia(target, reference, out, others, np.stack([others, others]))).all()
 
 
 @given(st.lists(st.lists(st.floats(0, 9), min_size=1, max_size=5), min_size=1, max_size=8))

@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 from scipy.special import ndtr
 
-from fedsim.leakage.claims import ClaimUnit, Coin, Comparison, Observer, comparison, group_claim
+from fedsim.leakage.claims import (
+    ClaimUnit,
+    Coin,
+    Comparison,
+    Observer,
+    claimed,
+    comparison,
+    group_claim,
+)
+from fedsim.privacy import DeviceLedger, DeviceSum, ExampleLedger, Gaussian
+from fedsim.privacy.account import Account
 
 
 @pytest.mark.parametrize(
@@ -85,3 +95,51 @@ def test_a_group_claim_holds_for_a_gaussian_mechanism():
 )
 def test_a_group_claim_at_its_edges(one, copies, wanted):
     assert group_claim(*one, copies) == pytest.approx(wanted)
+
+
+def account(*, device=True, example=True):
+    """Device 0 comes rarely and trains with little noise, device 1 the other way round."""
+    ours, theirs = DeviceLedger(2, 1e-5), ExampleLedger(2, 1e-5)
+    for _ in range(10):
+        event = Gaussian(noise_multiplier=1.0)
+        ours.charge(DeviceSum(event=event, rates=np.array([0.01, 0.5])), np.array([1]))
+    theirs.charge(0, [Gaussian(noise_multiplier=0.5, rate=0.5, steps=10)])
+    theirs.charge(1, [Gaussian(noise_multiplier=2.0, rate=0.5, steps=10)])
+    return Account(device=ours if device else None, example=theirs if example else None)
+
+
+BOTH = np.array([0, 1])
+
+
+def test_a_coin_on_an_example_is_held_against_replacing_what_a_device_holds():
+    own = account(example=False)
+    wanted = own.device.epsilons(BOTH, 1e-9, "replace-one")
+    assert claimed(own, "example", BOTH, 1e-9) == pytest.approx(wanted.max())
+    assert claimed(own, "example", np.array([0]), 1e-9) == pytest.approx(wanted[0])
+    assert wanted.max() > own.device.epsilons(BOTH, 1e-9).max()
+
+
+def test_a_coin_on_a_device_is_held_against_taking_the_device_out_and_never_against_examples():
+    wanted = account().device.epsilons(BOTH, 1e-9).max()
+    assert claimed(account(), "device", BOTH, 1e-9) == pytest.approx(wanted)
+    assert claimed(account(device=False), "device", BOTH, 1e-9) == math.inf
+
+
+def test_a_coin_on_an_example_is_held_against_the_example_ledger_directly():
+    own = account(device=False)
+    for some in (BOTH, np.array([0]), np.array([1])):
+        wanted = own.example.epsilons(some, 1e-9).max()
+        assert claimed(own, "example", some, 1e-9) == pytest.approx(wanted)
+
+
+def test_with_both_the_smaller_claim_about_the_same_devices_counts():
+    """Each one's largest over the devices comes first: no device-by-device mixture of the two."""
+    for some in (BOTH, np.array([0]), np.array([1])):
+        each = [
+            claimed(account(device=d, example=not d), "example", some, 1e-9) for d in (True, False)
+        ]
+        assert claimed(account(), "example", some, 1e-9) == min(each)
+
+
+def test_without_a_ledger_nothing_is_claimed():
+    assert claimed(Account(), "example", BOTH, 1e-9) == math.inf

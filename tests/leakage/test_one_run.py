@@ -1,5 +1,7 @@
 """The one-run bound against direct sums, published caps, and mechanisms of known epsilon."""
 
+from fractions import Fraction
+from itertools import accumulate
 from math import comb
 
 import numpy as np
@@ -10,6 +12,8 @@ from scipy.special import expit
 
 from fedsim.errors import ConfigError
 from fedsim.leakage.one_run import correct_guesses, one_run_bound
+from fedsim.privacy import Gaussian
+from fedsim.privacy import epsilon as exact_epsilon
 from fedsim.rng import stream
 
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.4)
@@ -55,6 +59,38 @@ def test_bound_is_that_of_the_direct_sums(case):
     )
     assert interval
     assert wanted - 1e-6 <= found <= wanted + 0.0101
+
+
+def exact_probability(epsilon, correct, guesses, canaries, delta):
+    """The theorem in rational numbers; the probability of a right guess alone is rounded, once."""
+    p = Fraction(1 / (1 + np.exp(-epsilon)))
+    each = [comb(guesses, k) * p**k * (1 - p) ** (guesses - k) for k in range(guesses + 1)]
+    beta = sum(each[correct:])
+    # P[W >= v - i] - beta for i = 1 .. v, one probability more at a time.
+    more = accumulate(each[:correct][::-1])
+    alpha = max(gained / i for i, gained in enumerate(more, start=1))
+    return beta + 2 * canaries * Fraction(delta) * alpha
+
+
+@pytest.mark.parametrize(
+    ("correct", "guesses", "canaries", "delta", "level"),
+    [
+        (9, 10, 12, 0.0, 0.05),
+        (50, 50, 60, 1e-5, 0.05),
+        (43, 60, 500, 1e-5, 0.05),
+        (100, 100, 500, 1e-9, 0.05 / 160),
+        (170, 200, 500, 1e-6, 0.05 / 160),
+        (200, 200, 200, 1 / 400, 0.5),
+    ],
+)
+def test_bound_is_where_exact_binomials_cross_the_level(correct, guesses, canaries, delta, level):
+    found = one_run_bound(
+        correct=correct, guesses=guesses, canaries=canaries, delta=delta, level=level
+    )
+    case = (correct, guesses, canaries, delta)
+    below, above = (exact_probability(found + step, *case) for step in (-1e-9, 1e-9))
+    assert found > 0.1
+    assert below < Fraction(level) < above
 
 
 @pytest.mark.parametrize(
@@ -117,6 +153,15 @@ def test_gaussian_scores_have_at_least_the_known_power_and_stay_below_the_truth(
     )
     assert power - 0.05 <= bounds.mean(0).max() <= 1.5 * power
     assert bounds.max() < truth
+
+
+@pytest.mark.parametrize("mu", [0.5, 1.0, 2.0, 3.0])
+def test_a_95_percent_bound_on_gaussian_scores_misses_at_most_21_times_in_200(mu):
+    """One that is wrong 5 % of the time passes with probability 0.9995; this one is never sharp."""
+    truth = exact_epsilon([Gaussian(noise_multiplier=1 / mu)], 1e-5)
+    bounds = np.array([gaussian_bound(mu, 500, 100, seed) for seed in range(200)])
+    assert (bounds > truth).sum() <= 21
+    assert bounds.mean() > (0.1 if mu < 1 else 0.2) * truth
 
 
 def gaussian_bound(mu, canaries, guesses, seed):

@@ -1,5 +1,7 @@
 """The probe in a run: a memorising model is found, a run is not touched, a resumed one goes on."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from flwr.serverapp.strategy import FedAvg
@@ -14,6 +16,8 @@ from fedsim.leakage.success import auc
 from fedsim.models import BiLSTMTagger
 from fedsim.plan import FinishedRound, Scores
 from fedsim.population.examples import concatenate
+from fedsim.privacy import DeviceLedger, DeviceSum, Gaussian
+from fedsim.privacy.account import Account
 from fedsim.rng import stream
 from fedsim.state import pack, unpack
 from strategies import Selective, UniformSelection
@@ -94,6 +98,7 @@ def memorised(panel):
 
 
 PANEL = example_panel(PEOPLE, seed=0, size=400)
+GROUP_IDS = list(enumerate(GROUPS))
 
 
 def test_a_model_that_learns_by_heart_is_found_out():
@@ -251,14 +256,77 @@ def test_a_probe_goes_on_from_a_saved_state():
         assert np.array_equal(array, two.arrays()[name])
 
 
-def test_arrays_hold_every_measured_score():
-    probe = scripted(np.ones(400), panel=PANEL, every=10)
+def test_arrays_hold_the_losses_of_the_audited_rounds():
+    probe = scripted(np.ones(400), panel=PANEL, every=2, schedule=Static(rounds=60))
     assert probe.arrays()["losses"].shape == (0, 400)
-    for round in range(1, 31):
-        probe(finished(round, last=round == 30))
+    said = {}
+    for round in range(1, 61):
+        said[round] = stream(5, "losses", round).random(400).astype(np.float32)
+        telling(probe, said[round])(finished(round, last=round == 60))
     arrays = probe.arrays()
-    assert arrays["losses"].shape == (len(arrays["rounds"]), 400)
-    assert arrays["untrained"].shape == (400,)
+    assert arrays["rounds"].tolist() == list(probe.audit.rounds)
+    assert np.array_equal(arrays["losses"], [said[k] for k in probe.audit.rounds])
+    assert arrays["untrained"].tolist() == [0.0] * 400
+    assert probe.files()["scores"].keys() == arrays.keys()
+    assert np.array_equal(probe.files()["panel"]["included"], PANEL.included)
+
+
+def test_what_it_remembers_does_not_grow_with_the_rounds():
+    def size(rounds):
+        probe = scripted(np.ones(400), panel=PANEL, schedule=Static(rounds=rounds))
+        for round in range(1, rounds + 1):
+            probe(finished(round, last=round == rounds))
+        return sum(array.nbytes for array in pack(probe.state_dict())[1])
+
+    # Ten audited rounds, two earlier ones, the untrained model; and the bounds and round numbers.
+    assert size(300) == size(30) <= 13 * 400 * 4 + 200
+
+
+def test_utterances_are_scored_on_the_workers_of_the_run():
+    asked = []
+
+    def workers(function, items):
+        asked.append(len(items))
+        return map(function, items)
+
+    probe = Leakage(panel=PANEL, population=PEOPLE, model=MODEL, schedule=Static(rounds=3))
+    parameters = {name: p.detach() for name, p in MODEL.named_parameters()}
+    probe(replace(finished(1), parameters=parameters, map=workers))
+    # The new model and the untrained one, in chunks of 128 utterances.
+    assert asked == [4, 4]
+
+
+@pytest.mark.parametrize("unit", ["device", "example"])
+def test_bounds_are_held_against_the_ledgers_of_the_run(unit):
+    ledger = DeviceLedger(PEOPLE.devices, 1e-5)
+    rates = np.linspace(0.01, 0.3, PEOPLE.devices)
+    planned = DeviceSum(event=Gaussian(noise_multiplier=1.0), rates=rates)
+    ledger.charge(planned, np.array([0]))
+    panel = PANEL if unit == "example" else device_panel(PEOPLE, seed=0, size=PEOPLE.devices)
+    probe = scripted(memorised(panel), panel=panel)
+    figures = probe(replace(finished(1), account=Account(device=ledger)))
+    relation = "replace-one" if unit == "example" else "zero-out"
+    for name, who in [("", panel.group >= 0), *((f"_{g}", panel.group == k) for k, g in GROUP_IDS)]:
+        wanted = ledger.epsilons(panel.device[who], probe.delta, relation).max()
+        key = f"epsilon_claim_at_delta_audit{name}"
+        found = figures[f"leakage/{key}"] if name else figures[key]
+        assert found == pytest.approx(wanted, rel=1e-3)
+
+
+def test_before_the_run_it_says_what_it_costs_and_what_it_may_be_compared_with():
+    probe = scripted(np.ones(400), panel=PANEL)
+    ledger = DeviceLedger(PEOPLE.devices, 1e-5)
+    begun = probe.begin(Account(device=ledger))
+    out = int((~PANEL.included).sum())
+    cost, comparison, meaning = begun["notes"]
+    assert f"took {out:,} of {int(PEOPLE.starts[-1]):,} training examples" in cost
+    assert "epsilon_claim_at_delta_audit alone" in comparison
+    assert "device-level epsilon of replacing" in comparison
+    assert "95 % confidence" in meaning
+    assert begun["audited_rounds"] == list(probe.audit.rounds)
+    assert "no claim of this run may be compared" in probe.begin(Account())["notes"][1]
+    other = scripted(np.ones(400), panel=PANEL.redrawn(0, 1))
+    assert other.begin(Account())["sha256"] != begun["sha256"]
 
 
 def test_a_population_whose_panel_is_already_null_is_refused():

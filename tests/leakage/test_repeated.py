@@ -7,6 +7,7 @@ from scipy.stats import binom
 
 from fedsim.errors import ConfigError
 from fedsim.leakage.repeated import highest_rate, repeated_runs_bound
+from fedsim.privacy import Gaussian, epsilon
 from fedsim.rng import stream
 
 
@@ -20,20 +21,36 @@ def test_events_in_every_trial_leave_every_rate_possible():
     assert highest_rate(10, 10, 0.025) == 1.0
 
 
-@pytest.mark.parametrize("epsilon", [0.5, 2.0])
-def test_a_95_percent_bound_misses_at_most_21_times_in_200(epsilon):
+@pytest.mark.parametrize("truth", [0.5, 2.0])
+def test_a_95_percent_bound_misses_at_most_21_times_in_200(truth):
     """A bound that is wrong 5 % of the time passes with probability 0.999."""
     draw = stream(0, "repeated runs")
-    hits = draw.binomial(500, expit(epsilon), 200)
-    alarms = draw.binomial(500, 1 - expit(epsilon), 200)
+    hits = draw.binomial(500, expit(truth), 200)
+    alarms = draw.binomial(500, 1 - expit(truth), 200)
     bounds = [
         repeated_runs_bound(
             hits=h, members=500, false_alarms=a, non_members=500, delta=0.0, level=0.05
         )
         for h, a in zip(hits.tolist(), alarms.tolist(), strict=True)
     ]
-    assert sum(bound > epsilon for bound in bounds) <= 21
-    assert np.mean(bounds) > 0.6 * epsilon
+    assert sum(bound > truth for bound in bounds) <= 21
+    assert np.mean(bounds) > 0.6 * truth
+
+
+@pytest.mark.parametrize("mu", [0.5, 1.0, 2.0, 3.0])
+def test_a_95_percent_bound_on_a_gaussian_mechanism_misses_at_most_21_times_in_200(mu):
+    """Threshold at mu, where half of the members are found; delta is 1e-5."""
+    truth = epsilon([Gaussian(noise_multiplier=1 / mu)], 1e-5)
+    draw = stream(1, "repeated runs")
+    hits, alarms = draw.binomial(500, 0.5, 200), draw.binomial(500, ndtr(-mu), 200)
+    bounds = [
+        repeated_runs_bound(
+            hits=h, members=500, false_alarms=a, non_members=500, delta=1e-5, level=0.05
+        )
+        for h, a in zip(hits.tolist(), alarms.tolist(), strict=True)
+    ]
+    assert sum(bound > truth for bound in bounds) <= 21
+    assert np.mean(bounds) > 0.1 * truth
 
 
 def test_many_runs_of_a_gaussian_mechanism_come_near_its_error_rates():

@@ -132,7 +132,7 @@ FEATURES = {bilstm: bilstm_features, transformer: transformer_features}
 
 
 def by_hand(make, p, examples, i):
-    """Intent, slots and loss of one sentence, without batch, packing or padding."""
+    """Intent, slots, loss and word losses of one sentence, without batch, packing or padding."""
     start, stop = examples.offsets[i : i + 2]
     ids = torch.from_numpy(examples.token_ids[start:stop].astype(np.int64))
     words = EMBEDDING_GAIN * p["embedding"][ids].sum(1) / PIECES**0.5
@@ -140,9 +140,9 @@ def by_hand(make, p, examples, i):
     intent = p["intent_weight"] @ features.amax(0) + p["intent_bias"]
     slots = features @ p["slot_weight"].T + p["slot_bias"]
     wanted = torch.from_numpy(examples.slots[start:stop].astype(np.int64))
-    loss = -intent.log_softmax(0)[int(examples.intents[i])]
-    loss = loss - slots.log_softmax(-1)[torch.arange(len(wanted)), wanted].mean()
-    return intent.argmax(), slots.argmax(-1), loss.detach()
+    words_lost = -slots.log_softmax(-1)[torch.arange(len(wanted)), wanted].detach()
+    loss = words_lost.mean() - intent.log_softmax(0)[int(examples.intents[i])].detach()
+    return intent.argmax(), slots.argmax(-1), loss, words_lost
 
 
 @TAGGERS
@@ -153,11 +153,25 @@ def test_a_batch_says_what_each_sentence_computed_by_hand_says(make, lengths):
     order = np.argsort(-examples.lengths, kind="stable")
     said = model.predict(p, tensors(examples, order))
     for row, i in enumerate(order):
-        intent, slots, loss = by_hand(make, p, examples, i)
+        intent, slots, loss, _ = by_hand(make, p, examples, i)
         assert said.intents[row] == intent
         assert torch.equal(said.slots[row, : len(slots)], slots)
         assert (said.slots[row, len(slots) :] == -1).all()
         assert_close(said.losses[row], loss)
+
+
+@TAGGERS
+@pytest.mark.parametrize("lengths", [LENGTHS, (1,), (128, 1)])
+def test_the_loss_of_each_word_is_that_computed_by_hand(make, lengths):
+    model, examples = make(), utterances(lengths)
+    p = parameters_of(model)
+    order = np.argsort(-examples.lengths, kind="stable")
+    joint, words = model.word_losses(p, tensors(examples, order))
+    for row, i in enumerate(order):
+        *_, loss, own = by_hand(make, p, examples, i)
+        assert_close(joint[row].detach(), loss)
+        assert_close(words[row, : len(own)].detach(), own)
+        assert (words[row, len(own) :] == 0).all()
 
 
 @TAGGERS

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from fedsim.privacy import (
     rounded,
 )
 from fedsim.privacy.loss import compose
-from fedsim.privacy.renyi import ORDERS, divergences
+from fedsim.privacy.renyi import ORDERS, divergences, to_epsilon
 
 REFERENCE = [
     (0.005, 1, 100, 1e-4, 0.237),
@@ -200,6 +201,33 @@ def test_renyi_divergences_at_fractional_orders_are_the_integral(order):
     value, _ = quad(moment, -12, 16, epsabs=1e-14, epsrel=1e-13, limit=200)
     found = divergences(rate, noise)[np.flatnonzero(order == ORDERS)[0]]
     assert found == pytest.approx(math.log(value) / (order - 1), rel=1e-8)
+
+
+@pytest.mark.parametrize("order", [1.05, 2.3, 8])
+@pytest.mark.parametrize(("rate", "noise"), [(0.05, 1.0), (0.3, 0.6), (0.9, 2.0)])
+def test_renyi_divergences_of_replacing_one_are_the_integral(rate, noise, order):
+    from scipy.integrate import quad
+    from scipy.stats import norm
+
+    def moment(x):
+        up, down = (
+            (1 - rate) * norm.pdf(x, 0, noise) + rate * norm.pdf(x, mean, noise) for mean in (1, -1)
+        )
+        return down * (up / down) ** order
+
+    # The mass lies between the two means and 2 x order - 1.
+    ends = np.linspace(-10 * noise - 1, 2 * order + 10 * noise, 40)
+    value = sum(quad(moment, a, b, epsabs=0, epsrel=1e-12)[0] for a, b in pairwise(ends))
+    found = divergences(rate, noise, "replace-one")[np.flatnonzero(order == ORDERS)[0]]
+    assert found == pytest.approx(math.log(value) / (order - 1), rel=1e-8)
+
+
+@settings(max_examples=25, deadline=None)
+@given(steps_and_more)
+def test_the_renyi_bound_of_replacing_one_lies_above(case):
+    rate, noise, steps, _ = case
+    bound = to_epsilon(steps * divergences(rate, noise, "replace-one"), 1e-9)
+    assert bound >= epsilon([run(rate, noise, steps)], 1e-9, "replace-one") * 0.999
 
 
 @pytest.mark.parametrize("rate", [1e-300, 1e-12, 1e-9, 1e-6])

@@ -80,6 +80,25 @@ def test_every_device_pays_what_the_dense_table_says(run):
     assert middle * 0.999 <= figures["epsilon_median"] <= figures["epsilon_max"] * 1.001
 
 
+@settings(max_examples=15, deadline=None)
+@given(runs(), st.sampled_from(["zero-out", "replace-one"]))
+def test_the_highest_of_some_devices_is_the_largest_of_their_epsilons(run, relation):
+    devices, rounds = run
+    ledger = DeviceLedger(devices, 1e-5)
+    for each in rounds:
+        ledger.charge(each, NOBODY)
+    some = np.arange(0, devices, 2)
+    found = ledger.highest(some, 1e-9, relation)
+    assert found == pytest.approx(ledger.epsilons(some, 1e-9, relation).max(), rel=1e-3)
+
+
+def test_the_highest_of_nobody_is_nothing_and_without_noise_infinite():
+    ledger = charged([0.1, 0.2], 3)
+    assert ledger.highest(NOBODY, 1e-9) == 0
+    ledger.charge(planned([0.1, 0.2], event=NonPrivate()), NOBODY)
+    assert ledger.highest(np.array([0]), 1e-9) == math.inf
+
+
 TABLE = {
     "uniform": (UniformSelection(cohort=32), 4.20, 4.20, 4.20),
     "log": (LogActivitySelection(cohort=32), 1.07, 4.28, 8.93),

@@ -86,6 +86,19 @@ def test_the_claim_is_the_worst_device_and_the_median_is_over_all_devices():
     assert (ledger.bounds() >= own).all()
 
 
+def test_the_highest_of_some_devices_is_the_largest_of_their_epsilons():
+    ledger = ExampleLedger(5, 1e-5)
+    for device, examples, participations in ((0, 40, 3), (1, 300, 9), (3, 5, 2)):
+        for _ in range(participations):
+            ledger.charge(device, PRIVATE.participation(examples, LOCAL))
+    for some in ([0, 3], [1, 2, 4], [2, 4], [0, 1, 2, 3, 4]):
+        wanted = ledger.epsilons(some, 1e-9).max()
+        assert ledger.highest(np.array(some), 1e-9) == pytest.approx(wanted, rel=1e-6)
+    ledger.charge(2, [NonPrivate()])
+    assert ledger.highest(np.array([0, 1]), 1e-9) < math.inf
+    assert ledger.highest(np.array([1, 2]), 1e-9) == math.inf
+
+
 def test_a_participation_without_proof_is_infinite_on_its_device_alone():
     ledger = ExampleLedger(3, 1e-5)
     ledger.charge(0, [NonPrivate()])

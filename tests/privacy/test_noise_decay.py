@@ -5,6 +5,7 @@ import pytest
 
 from fedsim.errors import ConfigError
 from fedsim.privacy import ExampleLevel, Gaussian, LocalSteps, NoiseDecay, epsilon
+from fedsim.privacy.accounting import canonical
 
 LOCAL = LocalSteps(batch_size=10, local_steps=25)
 PRIVATE = ExampleLevel(clip_norm=1.0, noise_multiplier=2.0, delta=1e-5)
@@ -24,6 +25,12 @@ def test_stretches_are_the_steps(every):
     decay = NoiseDecay(factor=0.9, every=every)
     stretched = [fall for fall, steps in decay.stretches(25) for _ in range(steps)]
     assert stretched == [decay.at(step) for step in range(25)]
+
+
+@pytest.mark.parametrize("cut", [1, 7, 10, 24])
+def test_parts_of_a_participation_cost_what_the_whole_does(cut):
+    parts = [*FALLING.events(0, cut, 0.1), *FALLING.events(cut, 25 - cut, 0.1)]
+    assert canonical(parts) == canonical(FALLING.participation(100, LOCAL))
 
 
 def test_noise_that_stays_is_one_event():

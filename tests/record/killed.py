@@ -14,19 +14,24 @@ from flwr.serverapp.strategy import FedAdam
 from clients import NLUClient
 from fedsim import Continual, Faults, Population, Simulation
 from fedsim.folder import Folder
+from fedsim.leakage import Leakage, example_panel
 from fedsim.models import BiLSTMTagger
 from strategies import ActivitySelection, Selective
 
 
 def simulation() -> Simulation:
-    """A strategy with moments, a probe that remembers, rates that change, devices that fail."""
+    """A strategy with moments, probes that remember, rates that change, devices that fail."""
     people = Population.load("home", devices=12)
+    model = BiLSTMTagger.sized_for(people, embedding=4, hidden=4)
+    schedule, panel = Continual(periods=3, rounds=40), example_panel(people, seed=0, size=30)
+    probe = Leakage(panel=panel, population=people, model=model, schedule=schedule, every=3)
     return Simulation(
-        population=people,
-        model=BiLSTMTagger.sized_for(people, embedding=4, hidden=4),
+        population=panel.applied(people),
+        model=model,
         client=NLUClient(local_steps=1, batch_size=4),
         strategy=Selective(FedAdam(eta=0.01), ActivitySelection(cohort=3)),
-        schedule=Continual(periods=3, rounds=40),
+        schedule=schedule,
+        probes=[probe],
         evaluate_every=10,
         workers=0,
         faults=Faults(dropout=0.2, nan=0.1, error=0.1, deadline=0.1),

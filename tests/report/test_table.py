@@ -143,3 +143,17 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "taken").write_text("")
     with pytest.raises(ConfigError, match="cannot be written"):
         TABLE.save(tmp_path / "taken", "t")
+
+
+def test_split_columns_head_their_rows_and_stay_in_the_csv_file():
+    columns = [Column("corpus", "corpus"), Column("who", "policy", label=True)]
+    rows = [{"corpus": "one", "who": "a"}, {"corpus": "one", "who": "b"}]
+    rows.append({"corpus": "two", "who": "a"})
+    table = Table(columns=columns, rows=rows, split=("corpus",))
+    blocks = table.markdown().split("\n\n")
+    assert [blocks[0], blocks[2]] == ["**one**", "**two**"]
+    assert [block.count("\n") for block in (blocks[1], blocks[3].rstrip())] == [3, 2]
+    assert "corpus" not in table.markdown()
+    assert table.latex().count(r"\begin{tabular}{l}") == 2
+    assert table.latex().index("one\\par") < table.latex().index("two\\par")
+    assert table.csv() == "corpus,who\none,a\none,b\ntwo,a\n"

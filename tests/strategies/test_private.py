@@ -264,6 +264,26 @@ def test_retirement_of_the_heaviest_makes_no_other_device_dearer():
     assert budgeted.ledger.epsilons(np.arange(len(ACTIVITY))).max() <= 4.0
 
 
+def test_a_policy_whose_rates_depend_on_what_was_released_is_refused():
+    """The ledger adds up what was fixed in advance; such rates would need a filter."""
+
+    class Reacting(UniformSelection):
+        factor = 1.0
+
+        def rates(self, activity):
+            return self.factor * super().rates(activity)
+
+    second = np.where(ACTIVITY > 0, ACTIVITY + 1, 0)
+    policy = Reacting(cohort=4)
+    private = PrivateAggregation(FedAvg(), DeviceLevel(noise_multiplier=1.0, delta=1e-3))
+    selective = Selective(private, policy)
+    selective.prepare([ACTIVITY, second], [2, 2])
+    selective.plan(1, 0, ACTIVITY, seed=0)
+    object.__setattr__(policy, "factor", 0.5)
+    with pytest.raises(ConfigError, match="Reacting gives other rates for the same activity"):
+        selective.plan(3, 1, second, seed=0)
+
+
 def test_run_stops_before_its_budget_is_exceeded():
     def rounds_run(budget):
         private = DeviceLevel(noise_multiplier=1.0, delta=1e-3, run_budget=budget)

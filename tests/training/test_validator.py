@@ -9,7 +9,12 @@ from fedsim import ConfigError
 from fedsim.models import BiLSTMTagger, TransformerTagger
 from fedsim.models.joint import linear
 from fedsim.models.tape import Blocks
-from fedsim.training.validator import faults, require_exact, require_exact_tagger
+from fedsim.training.validator import (
+    faults,
+    require_exact,
+    require_exact_tagger,
+    unknown_parameters,
+)
 
 SIZES = {"rows": 11, "intents": 3, "slot_labels": 4}
 
@@ -129,11 +134,94 @@ class Crowded(TransformerTagger):
         return super().encode(parameters, words - words.mean(-2, keepdim=True), packing)
 
 
+class Scalar(BiLSTMTagger):
+    """A tagger with one loss for all."""
+
+    def losses(self, parameters, batch):
+        return super().losses(parameters, batch).mean()
+
+
+class Neighbourly(BiLSTMTagger):
+    """A tagger whose examples lend each other a part of their loss."""
+
+    def losses(self, parameters, batch):
+        each = super().losses(parameters, batch)
+        return each + 0.1 * each.roll(-1, dims=-1)
+
+
+class Positioned(TransformerTagger):
+    """A tagger that looks positions up once for all examples."""
+
+    def __init__(self, **sizes):
+        super().__init__(**sizes)
+        self.position_weight = nn.Parameter(torch.zeros(self.embedding.shape[1], 1))
+        self.position_bias = nn.Parameter(torch.zeros(self.embedding.shape[1]))
+
+    def encode(self, parameters, words, packing):
+        one = words.new_ones(1, 1)
+        at = linear(one, parameters["position_weight"], parameters["position_bias"], Blocks(1))
+        return super().encode(parameters, words + at, packing)
+
+
+class Twice(BiLSTMTagger):
+    """A tagger that uses one layer twice."""
+
+    def losses(self, parameters, batch):
+        return super().losses(parameters, batch) + super().losses(parameters, batch)
+
+
+class Normalised(BiLSTMTagger):
+    """A tagger with a module that mixes examples."""
+
+    def __init__(self, **sizes):
+        super().__init__(**sizes)
+        self.norm = nn.BatchNorm1d(2, affine=False)
+
+
+class Tied(BiLSTMTagger):
+    """A tagger with one tensor under two names."""
+
+    def __init__(self, **sizes):
+        super().__init__(**sizes)
+        self.second_bias = self.intent_bias
+
+
+class Gated(BiLSTMTagger):
+    """A sound tagger with a layer of its own, which no tape notes."""
+
+    def __init__(self, **sizes):
+        super().__init__(**sizes)
+        self.gate = nn.Parameter(torch.ones(self.embedding.shape[1]))
+
+    def encode(self, parameters, words, packing):
+        return super().encode(parameters, words * parameters["gate"], packing)
+
+
+class GatedAndCrowded(Gated):
+    """One of them, normalised over the batch."""
+
+    def encode(self, parameters, words, packing):
+        return super().encode(parameters, words - words.mean(-2, keepdim=True), packing)
+
+
+def test_layers_of_ones_own_are_named_and_need_only_keep_examples_apart():
+    assert unknown_parameters(Gated(**SIZES)) == ["gate"]
+    require_exact_tagger(Gated(**SIZES))
+    assert unknown_parameters(Crowded(**SIZES)) == []
+
+
 @pytest.mark.parametrize(
     ("model", "what"),
     [
         (Averaged(**SIZES), "with parameter embedding changes with who else is in the batch"),
         (Crowded(**SIZES), "the input of the layer with parameter attention_0_scale changes"),
+        (Scalar(**SIZES), r"losses of 3 examples have the shape \(\); give each example a loss"),
+        (Neighbourly(**SIZES), "an example's loss changes with who else is in the batch"),
+        (Positioned(**SIZES), r"sees 1 examples .* \(position ids: expand them over the batch\)"),
+        (Twice(**SIZES), "parameter embedding is used by 2 layers"),
+        (Normalised(**SIZES), "module norm is a BatchNorm1d, .*; use nn.LayerNorm"),
+        (Tied(**SIZES), "intent_bias and second_bias are one tensor, .*; give each layer a param"),
+        (GatedAndCrowded(**SIZES), "loss changes with who else .*batch norm: use layer norm"),
     ],
 )
 def test_a_tagger_that_couples_its_examples_is_refused(model, what):

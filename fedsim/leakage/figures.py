@@ -1,0 +1,68 @@
+"""Under which names does a measured panel stand in a round's line?"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from fedsim.leakage.panel import GROUPS
+from fedsim.leakage.success import Success, success
+from fedsim.probes import Figures
+
+
+def figures_of(
+    scores: np.ndarray,
+    member: np.ndarray,
+    looks: Sequence[np.ndarray],
+    bounds: np.ndarray,
+    claims: Sequence[float],
+    others: Mapping[str, np.ndarray],
+) -> Figures:
+    """Columns of the line, and `leakage/...` beside them.
+
+    Args:
+      scores: (m,) of the primary attack.
+      member: (m,) bool, how the coins fell.
+      looks: (1 + groups,) of (m,) bool: the members present, of the panel and of each group.
+      bounds: (1 + groups,) lower bounds on epsilon.
+      claims: (1 + groups,) what they are held against.
+      others: attack -> (m,) scores.
+    """
+    whole, *groups = [success(scores[who], member[who]) for who in looks]
+    figures: Figures = {
+        **{f"mia_{name}": value for name, value in _main(whole).items()},
+        "epsilon_audit_low": float(bounds[0]),
+        "epsilon_claim_at_delta_audit": claims[0],
+        **{f"leakage/{name}": value for name, value in _more(whole).items()},
+    }
+    for k, (name, of) in enumerate(zip(GROUPS, groups, strict=True), start=1):
+        figures |= {f"leakage/{key}_{name}": v for key, v in {**_main(of), **_more(of)}.items()}
+        figures[f"leakage/epsilon_audit_low_{name}"] = float(bounds[k])
+        figures[f"leakage/epsilon_claim_at_delta_audit_{name}"] = claims[k]
+    for name, each in others.items():
+        found_by = _main(success(each[looks[0]], member[looks[0]]))
+        figures |= {f"leakage/{key}_by_{name}": value for key, value in found_by.items()}
+    return figures
+
+
+def _main(found: Success | None) -> Figures:
+    """AUC with its interval and the true positive rate at 1 %; None where nobody can be told."""
+    if found is None:
+        return dict.fromkeys(("auc", "auc_low", "auc_high", "tpr_at_1pct"))
+    return {
+        "auc": found.auc,
+        "auc_low": found.low,
+        "auc_high": found.high,
+        "tpr_at_1pct": found.at_1pct.tpr,
+    }
+
+
+def _more(found: Success | None) -> Figures:
+    """How many the first figures rest on, and the true positive rate at 0.1 %."""
+    figures: Figures = dict.fromkeys(("members", "non_members", "tpr_at_01pct"))
+    if found is not None:
+        figures["members"], figures["non_members"] = found.members, found.non_members
+        figures["tpr_at_01pct"] = found.at_01pct.tpr
+        for name, at in (("1pct", found.at_1pct), ("01pct", found.at_01pct)):
+            if at.tpr is not None:
+                figures[f"tpr_at_{name}_coarse"] = at.coarse
+    return figures

@@ -1,0 +1,92 @@
+"""How is a broken account caught? Every device is priced again, from its own draws, by a loop.
+
+The oracle reads the policy and the draws, and nothing that the mechanism says of itself.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from catchers import SIZE, one_round
+from flwr.serverapp.strategy import FedAvg
+
+from fedsim.population import Population
+from fedsim.privacy import ExampleLedger, ExampleLevel, Gaussian, LocalSteps, epsilon
+from fedsim.privacy.example_spent import ExamplePrivacy
+from fedsim.privacy.release import DeviceLevel
+from strategies import ActivitySelection, PrivateAggregation, Selective
+
+ROUNDS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceAccount:
+    """Rounds of device-level privacy in which half of the devices drop out.
+
+    Attributes:
+      level: the mechanism.
+      strategy: `PrivateAggregation`, or a broken one.
+    """
+
+    level: DeviceLevel
+    strategy: type[PrivateAggregation] = PrivateAggregation
+
+
+def device_ledger_against_oracle(account: DeviceAccount) -> str | None:
+    """Epsilons of every device before who sees the models, and who also sees who took part."""
+    holds = np.array([1, 2, 4, 8, 16, 32])
+    policy = ActivitySelection(cohort=2.0)
+    selective = Selective(account.strategy(FedAvg(), account.level), policy, weighting="examples")
+    selective.prepare([holds], [ROUNDS])
+    taken = np.zeros(len(holds), int)
+    for round in range(1, ROUNDS + 1):
+        plan = selective.plan(round, 0, holds, 5)
+        taken[plan.cohort] += 1
+        replying = plan.cohort[plan.cohort % 2 == round % 2].tolist()
+        one_round(selective, plan, {device: torch.ones(SIZE) for device in replying})
+    assert taken.max() > 1
+    ledger, delta = selective.strategy.ledger, account.level.delta
+    noises = account.level.noise_multiplier * holds.max() / holds
+    rounds = [
+        epsilon([Gaussian(noise_multiplier=s, rate=q, steps=ROUNDS)], delta)
+        for s, q in zip(noises, policy.rates(holds), strict=True)
+    ]
+    participations = [
+        epsilon([Gaussian(noise_multiplier=s, steps=k)] if k else [], delta)
+        for s, k in zip(noises, taken.tolist(), strict=True)
+    ]
+    everybody = np.arange(len(holds))
+    return _cheaper(ledger.epsilons(everybody), rounds, "for its rounds") or _cheaper(
+        ledger.participation_epsilons(everybody), participations, "for its participations"
+    )
+
+
+def example_ledger_against_oracle(mechanism: ExampleLevel) -> str | None:
+    """Every drawn participation in full: ceil(n / b) steps at rate min(1, b / n) each."""
+    people, size = Population.load("home", devices=6), 16
+    ledger = ExampleLedger(people.devices, mechanism.delta)
+    privacy = ExamplePrivacy(
+        mechanism=mechanism, local=LocalSteps(batch_size=size), people=people, ledger=ledger
+    )
+    for round in range(ROUNDS):
+        privacy.charge([d for d in range(people.devices) if round % (d + 1) == 0], 0)
+    due = []
+    for device, held in enumerate(people.activity().tolist()):
+        step = Gaussian(
+            noise_multiplier=mechanism.noise_multiplier,
+            rate=min(1.0, size / held),
+            steps=math.ceil(held / size) * math.ceil(ROUNDS / (device + 1)),
+        )
+        due.append(epsilon([step], mechanism.delta))
+    return _cheaper(ledger.epsilons(range(people.devices)), due, "for its participations")
+
+
+def _cheaper(charged: Iterable[float], due: Iterable[float], what: str) -> str | None:
+    """A ledger is too cheap below 0.999 of the oracle, and too dear above 1.01 (its grids)."""
+    paid, owed = np.array(charged), np.array(due)
+    worst = int(np.argmin(paid - owed))
+    if (paid >= 0.999 * owed).all() and (paid <= 1.01 * owed).all():
+        return None
+    return f"device {worst} is charged {paid[worst]:.3g} {what}, and owes {owed[worst]:.3g}"
