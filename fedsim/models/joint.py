@@ -86,6 +86,11 @@ class JointTagger(nn.Module):
         self.slot_weight = nn.Parameter(torch.empty(slot_labels, features))
         self.slot_bias = nn.Parameter(torch.empty(slot_labels))
 
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Rows of the embedding table, intents and slot labels."""
+        return len(self.embedding), len(self.intent_bias), len(self.slot_bias)
+
     @classmethod
     def sized_for(cls, population: "Population", *, seed: int = 0, **sizes: Any) -> Self:
         """A model for a population's declared labels and vocabulary size; reads nothing else.

@@ -57,6 +57,16 @@ class ModuleTagger(JointTagger):
         self.module = module
         self.sgd_rate, self.private_rate = sgd_rate, private_rate
 
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Rows that every embedding of the module has, intents and slot labels."""
+        tables = [m for m in self.module.modules() if isinstance(m, nn.Embedding)]
+        rows = min((table.num_embeddings for table in tables), default=1)
+        word = torch.zeros(1, 1, 1, dtype=torch.int64)
+        with torch.no_grad():
+            intents, slots = self.module(word, torch.ones(1, dtype=torch.int64))
+        return rows, intents.shape[-1], slots.shape[-1]
+
     def losses(self, parameters: Parameters, batch: Batch) -> Tensor:
         """Joint loss of each example, shape (..., B)."""
         intents, slots = self._says(parameters, batch)
