@@ -10,10 +10,10 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedsim.engine.flower import records, to_parameters, to_record
+from fedsim.engine.orders import Order, config_of, parameters_of, reply_with
 from fedsim.engine.replies import NOTHING_HELD_OUT
 from fedsim.errors import require
 from fedsim.models import JointTagger
@@ -163,35 +163,25 @@ def app(trainer: LocalTrainer) -> ClientApp:
 
     `server-round`, `period` (from 0) and FedProx's `proximal-mu` come in the message's config
     record, and so does `device` where a node hosts many; otherwise the device is the node id.
-    Replies to `train` hold one array record `arrays` and one metric record `metrics` with
-    `num-examples`, `train_loss` and `seen` (real examples behind that loss).
+    Replies to `train` are those of `fedsim.engine.orders.reply_with`.
     """
     client = ClientApp()
 
     @client.train()
     def train(message: Message, context: Context) -> Message:
-        config = _config(message)
-        proximal_mu = config.get("proximal-mu")
+        order = Order.of(message.content)
         result = trainer.train(
-            _parameters(message),
+            order.parameters,
             device=_device(message, context),
-            period=int(config.get("period", 0)),
-            round=int(config.get("server-round", 0)),
-            proximal_mu=None if proximal_mu is None else float(proximal_mu),
+            period=order.period,
+            round=order.round,
+            proximal_mu=order.proximal_mu,
         )
-        metrics = MetricRecord(
-            {"num-examples": result.examples, "train_loss": result.loss, "seen": result.seen}
-        )
-        arrays = result.parameters
-        if result.examples == 0:
-            # A copy: some strategies write into replies, and these are the global model itself.
-            arrays = {name: p.clone() for name, p in arrays.items()}
-        content = RecordDict({"arrays": to_record(arrays), "metrics": metrics})
-        return Message(content, reply_to=message)
+        return reply_with(result, message)
 
     @client.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        score = trainer.evaluate(_parameters(message), device=_device(message, context))
+        score = trainer.evaluate(parameters_of(message.content), device=_device(message, context))
         if score is None:
             nothing = Error(code=NOTHING_HELD_OUT, reason="no held-out utterances")
             return Message(nothing, reply_to=message)
@@ -206,24 +196,12 @@ def app(trainer: LocalTrainer) -> ClientApp:
 
     @client.query()
     def query(message: Message, context: Context) -> Message:
-        period = int(_config(message).get("period", 0))
+        period = int(config_of(message.content).get("period", 0))
         held = trainer.activity(_device(message, context), period)
         return Message(RecordDict({"metrics": MetricRecord({"activity": held})}), reply_to=message)
 
     return client
 
 
-def _parameters(message: Message):
-    return to_parameters(next(iter(records(message.content, ArrayRecord).values())))
-
-
 def _device(message: Message, context: Context) -> int:
-    return int(_config(message).get("device", context.node_id))
-
-
-def _config(message: Message) -> dict:
-    return {
-        key: value
-        for record in records(message.content, ConfigRecord).values()
-        for key, value in record.items()
-    }
+    return int(config_of(message.content).get("device", context.node_id))

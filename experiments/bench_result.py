@@ -185,7 +185,8 @@ def _verdict(budget: Budget) -> str:
     if budget.value is None:
         return f"- {budget.name}: not measured here; its budget is {budget.budget:.3g}"
     verdict = "within" if budget.met else "over"
-    return f"- {budget.name}: {budget.value:.3f}, {verdict} its budget of {budget.budget:.3g}"
+    digits = ".3f" if budget.budget >= 1e-3 else ".2g"
+    return f"- {budget.name}: {budget.value:{digits}}, {verdict} its budget of {budget.budget:.3g}"
 
 
 def machine() -> dict[str, Any]:

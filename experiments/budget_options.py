@@ -74,6 +74,9 @@ def dealt(text: str, devices: int, seed: int) -> tuple[float, ...]:
       ([2.0, 2.0, 8.0, 8.0], [1.0, 2.0, 4.0])
     """
     # Options are parsed without them, so that --help answers at once.
+    import numpy as np
+
+    from fedsim.rng import stream
 
     groups = _groups(text)
     if isinstance(groups, dict):

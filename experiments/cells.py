@@ -27,7 +27,6 @@ from rich.progress import (
 
 from experiments.lock import locked
 from experiments.options import RunOptions, check_options
-from experiments.published import Mechanism
 from experiments.workers import run_all
 from fedsim.errors import ConfigError
 from fedsim.record import Run, is_finished, load_run
@@ -39,13 +38,18 @@ _CORPUS = ("corpus", "columns", "partition", "labels", "vocabulary", "devices")
 _CENTRAL = frozenset({*_CORPUS, "model", "seed"})
 """What a central run shares with the federated ones."""
 
-_CENTRAL_NOISE = ("noise_multiplier", "clip_norm", "epsilon", "delta", "learning_rate")
+_CENTRAL_NOISE = (
+    "noise_multiplier",
+    "noise_decay",
+    "clip_norm",
+    "clipping",
+    "epsilon",
+    "delta",
+    "learning_rate",
+)
 """What a private one depends on as well."""
 
-_DEFAULTS = {field.name: field.default for field in fields(RunOptions)} | {
-    "mechanism": "exact",
-    "epochs": None,
-}
+_DEFAULTS = {field.name: field.default for field in fields(RunOptions)} | {"epochs": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,14 +60,12 @@ class Cell:
       name: folder of the run, unique in the experiment.
       options: everything the run depends on.
       central: whether the model is trained on all data at once instead of on devices.
-      mechanism: of private steps.
       epochs: of central training; None is its own default.
     """
 
     name: str
     options: RunOptions
     central: bool = False
-    mechanism: Mechanism = "exact"
     epochs: int | None = None
 
 
@@ -102,11 +104,7 @@ def execute(cell: Cell, path: Path) -> None:
     if cell.central:
         from experiments.central import run_central
 
-        run_central(cell.options, path, cell.mechanism, cell.epochs)
-    elif cell.mechanism != "exact":
-        from experiments.published import run_published
-
-        run_published(cell.options, path)
+        run_central(cell.options, path, cell.epochs)
     else:
         from experiments.recipe import run_recipe
 
@@ -201,7 +199,6 @@ def _check_same(run: Run, cell: Cell, path: Path) -> None:
             "name another output folder or remove that one"
         )
     wanted = json.loads(json.dumps(asdict(cell.options), default=str))
-    wanted["mechanism"] = cell.mechanism
     # Options that an older record does not know had the effect of their defaults.
     found = {**_DEFAULTS, **recipe}
     compared = _compared(cell) if cell.central else (wanted.keys() | recipe.keys()) - MAY_DIFFER
@@ -220,7 +217,7 @@ def _check_same(run: Run, cell: Cell, path: Path) -> None:
 def _compared(cell: Cell) -> frozenset[str]:
     """Options that a central run depends on."""
     noise = () if cell.options.dp == "none" else _CENTRAL_NOISE
-    return _CENTRAL.union(("dp", "mechanism"), noise)
+    return _CENTRAL.union(("dp",), noise)
 
 
 def _clear(path: Path) -> None:

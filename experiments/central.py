@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 from experiments.options import RunOptions, client_of, model_of, population_of
-from experiments.published import Mechanism, central_privacy
 from fedsim.environment import environment
 from fedsim.errors import require
 from fedsim.models import JointTagger
@@ -49,7 +48,6 @@ up to twice the expected size would double the time of a step."""
 def run_central(
     options: RunOptions,
     out: Path | str | None,
-    mechanism: Mechanism = "exact",
     epochs: int | None = None,
 ) -> Run:
     """Train centrally for 20 epochs, by AdamW (rate 0.002, batches of 32) or privately.
@@ -58,7 +56,6 @@ def run_central(
       options: their corpus, model and seed are used, and with `dp="example"` the options of its
         noise and the learning rate; a target epsilon is that of the last epoch.
       out: a new folder for the record, or None.
-      mechanism: of private steps.
       epochs: passes over all data, >= 1; default 20.
 
     Raises:
@@ -73,15 +70,15 @@ def run_central(
         f"max_participations is {options.max_participations}, but central training has no devices; "
         "leave it out",
     )
-    plan = _Plan(mechanism=mechanism, epochs=EPOCHS if epochs is None else epochs)
-    require(plan.epochs >= 1, f"epochs is {plan.epochs}; choose 1 or more")
-    client_of(plan.bounded(options))
+    epochs = EPOCHS if epochs is None else epochs
+    require(epochs >= 1, f"epochs is {epochs}; choose 1 or more")
+    client_of(_bounded(options))
     writer = Writer(out)
     threads = torch.get_num_threads()
     # As on devices: each kernel on one thread, so that sums do not depend on the machine.
     torch.set_num_threads(1)
     try:
-        return _run_central(options, plan, writer)
+        return _run_central(options, epochs, writer)
     except BaseException:
         writer.discard()
         raise
@@ -89,26 +86,14 @@ def run_central(
         torch.set_num_threads(threads)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Plan:
-    """What central training is told beside its options."""
-
-    mechanism: Mechanism
-    epochs: int
-
-    def bounded(self, options: RunOptions) -> RunOptions:
-        """Options whose one device takes part once, in all epochs."""
-        return replace(options, max_participations=1 if options.dp == "example" else None)
-
-
-def _run_central(options: RunOptions, plan: _Plan, writer: Writer) -> Run:
-    recipe = asdict(options) | asdict(plan)
+def _run_central(options: RunOptions, epochs: int, writer: Writer) -> Run:
+    recipe = asdict(options) | {"epochs": epochs}
     config = {
         **recipe,
         "selection": "central",
         "selection_label": "central",
         "weighting": "none",
-        "rounds": plan.epochs,
+        "rounds": epochs,
         "central": _method(options),
         "recipe": recipe,
         "environment": environment(),
@@ -119,7 +104,7 @@ def _run_central(options: RunOptions, plan: _Plan, writer: Writer) -> Run:
     parameters = {name: p.detach().clone() for name, p in model.named_parameters()}
     scorer, probes = Scorer(model, people.test), standard_probes(people, every=1)
     everything = all_training_examples(people)
-    training = _Training.of(options, plan, model, people, everything)
+    training = _Training.of(options, epochs, model, people, everything)
     privacy = training.privacy
     assumptions = []
     if privacy is not None:
@@ -132,11 +117,11 @@ def _run_central(options: RunOptions, plan: _Plan, writer: Writer) -> Run:
     procedure = training.procedure
     state = procedure.start(parameters, stream(options.seed, "example-noise"))
     began = time.perf_counter()
-    for epoch in range(1, plan.epochs + 1):
+    for epoch in range(1, epochs + 1):
         tick = time.perf_counter()
         state |= {"loss": 0.0, "seen": 0.0}
         if privacy is not None:
-            steps = privacy.local.steps(len(everything)) // plan.epochs
+            steps = privacy.local.steps(len(everything)) // epochs
             rate = privacy.local.rate(len(everything))
             privacy.spend(0, (epoch - 1) * steps, steps, rate)
         for batch in training.batches(everything, stream(options.seed, "central", epoch)):
@@ -146,7 +131,7 @@ def _run_central(options: RunOptions, plan: _Plan, writer: Writer) -> Run:
         finished = FinishedRound(
             round=epoch,
             period=0,
-            last=epoch == plan.epochs,
+            last=epoch == epochs,
             plan=None,
             cohort=nobody,
             arrived=nobody,
@@ -207,7 +192,7 @@ class _Training:
     @staticmethod
     def of(
         options: RunOptions,
-        plan: _Plan,
+        epochs: int,
         model: JointTagger,
         people: Population,
         everything: Examples,
@@ -216,14 +201,13 @@ class _Training:
         if options.dp == "none":
             ordinary = AdamW(losses=model.losses, learning_rate=LEARNING_RATE)
             return _Training(procedure=ordinary, batches=_shuffled_batches)
-        client = client_of(plan.bounded(options))
+        client = client_of(_bounded(options))
         assert client.privacy is not None
-        local = LocalSteps(batch_size=PRIVATE_BATCH_SIZE, local_epochs=plan.epochs)
+        local = LocalSteps(batch_size=PRIVATE_BATCH_SIZE, local_epochs=epochs)
         examples = len(everything)
         parameters = dict(model.named_parameters())
-        steps = local.steps(examples) // plan.epochs
-        private = central_privacy(client.privacy, plan.mechanism, parameters, steps)
-        mechanism = private.sized_for(parameters).resolved(np.array([examples]), examples, local)
+        sized = client.privacy.sized_for(parameters)
+        mechanism = sized.resolved(np.array([examples]), examples, local)
         made = private_procedures(
             mechanism, model, client.rate(model), PRIVATE_BATCH_SIZE, client.dp_backend
         )
@@ -232,6 +216,11 @@ class _Training:
             batches=private_batches,
             privacy=account(mechanism, local, people, devices=1),
         )
+
+
+def _bounded(options: RunOptions) -> RunOptions:
+    """Options whose one device takes part once, in all epochs."""
+    return replace(options, max_participations=1 if options.dp == "example" else None)
 
 
 def _shuffled_batches(

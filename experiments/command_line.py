@@ -110,9 +110,10 @@ class BenchCommand:
         population: a round among a million devices against one among a thousand;
         dpsgd: an exact private step against an ordinary one, Opacus and a loop over examples;
         ledger: the privacy ledger of 10,000 devices over 1,000 rounds;
-        leakage: measuring what a round leaks against the round.
-      rounds: timed rounds (dpsgd: steps) of each candidate and repeat, default 8; of ledger: rounds
-        in its history, default 1,000.
+        leakage: measuring what a round leaks against the round;
+        cohort: devices as stacked tensors against devices one by one.
+      rounds: timed rounds (dpsgd: steps) of each candidate and repeat, default 8 (cohort: 1); of
+        ledger: rounds in its history, default 1,000.
       repeats: turns each candidate gets; medians over them are reported.
       workers: threads that train devices; 0 trains inline; default one a core (round, population
         and leakage alone).
@@ -120,7 +121,9 @@ class BenchCommand:
       json: file for the machine, every measurement and the budgets.
     """
 
-    name: tyro.conf.Positional[Literal["round", "population", "dpsgd", "ledger", "leakage"]]
+    name: tyro.conf.Positional[
+        Literal["round", "population", "dpsgd", "ledger", "leakage", "cohort"]
+    ]
     rounds: int | None = None
     repeats: int = 5
     workers: int | None = None
@@ -252,6 +255,10 @@ def bench(command: BenchCommand) -> None:
         from experiments.bench_dpsgd import bench_dpsgd
 
         measured = bench_dpsgd(**settings)
+    elif command.name == "cohort":
+        from experiments.bench_cohort import bench_cohort
+
+        measured = bench_cohort(**settings)
     elif command.name == "leakage":
         from experiments.bench_leakage import bench_leakage
 
@@ -291,7 +298,8 @@ USAGE = """usage: fedsim COMMAND [OPTIONS]
   run                 one simulation
   resume DIR          go on with one that was interrupted
   experiment NAME     one paper-style table: selection, price-of-activity, dpsgd
-  bench NAME          one benchmark: round, population, dpsgd, ledger, leakage
+  bench NAME          one benchmark: round, population, dpsgd, ledger, leakage,
+                      cohort
 
   fedsim COMMAND --help    the options of a command
   fedsim --version         the version

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.dpsgd_rows import Case, Row, cases_of, rows_of
+from experiments.dpsgd_rows import Case, Clipping, Row, cases_of, rows_of
 from experiments.options import RunOptions
 from experiments.presets import Preset, chosen, run_options, runs_of
-from experiments.published import Mechanism
 from fedsim.record import Run
 from fedsim.report.dpsgd import EDP, OURS, PLAIN, Cost, Line, dpsgd_table
 from fedsim.report.table import Table
@@ -30,7 +29,7 @@ class Size:
     Attributes:
       corpora: name -> where its runs depart from the defaults of a run.
       models: trained on each of them.
-      noise: mechanism -> noise multipliers.
+      noise: way to clip -> noise multipliers.
       options: where all runs depart from the defaults.
       epochs: of central training.
       seeds: runs of every row.
@@ -39,7 +38,7 @@ class Size:
 
     corpora: Mapping[str, Mapping[str, Any]]
     models: tuple[Literal["bilstm", "transformer"], ...]
-    noise: Mapping[Mechanism, Sequence[float]]
+    noise: Mapping[Clipping, Sequence[float]]
     options: Mapping[str, Any]
     epochs: int
     seeds: int
@@ -50,7 +49,7 @@ PRESETS: dict[str, Size] = {
     "quick": Size(
         corpora={"home": {"devices": 100}},
         models=("bilstm",),
-        noise={"exact": (0.4, 0.8), "edp-sgd": (0.4, 0.8)},
+        noise={"flat": (0.4, 0.8), "edp-sgd": (0.4, 0.8)},
         options={"cohort": 16, "rounds": 20, "evaluate_every": 20},
         epochs=10,
         seeds=1,
@@ -60,7 +59,7 @@ PRESETS: dict[str, Size] = {
         # Of snips nobody is known to have said anything: devices like those of massive in size.
         corpora={"snips": {"devices": 600}, "massive": {}},
         models=("bilstm", "transformer"),
-        noise={"exact": (0.4, 0.8, 1.6), "edp-sgd": (0.8,)},
+        noise={"flat": (0.4, 0.8, 1.6), "edp-sgd": (0.8,)},
         options={"rounds": 30, "evaluate_every": 30},
         epochs=10,
         seeds=1,
@@ -68,7 +67,7 @@ PRESETS: dict[str, Size] = {
     ),
 }
 
-_WAYS: dict[Mechanism, str] = {"exact": OURS, "edp-sgd": EDP}
+_WAYS: dict[Clipping, str] = {"flat": OURS, "edp-sgd": EDP}
 
 
 def preset_options(preset: Preset, given: Mapping[str, Any] | None = None) -> list[RunOptions]:
@@ -143,7 +142,7 @@ def lines_of(
 ) -> list[Line]:
     """Lines of the rows, then of the ways that are timed alone."""
     o = case.options
-    ways = [PLAIN if row.noise is None else _WAYS[row.mechanism] for row in rows]
+    ways = [PLAIN if row.noise is None else _WAYS[row.clipping] for row in rows]
     alone = [way for way in costs if way not in ways]
     found = [*zip(ways, [row.noise for row in rows], runs, strict=True)]
     return [

@@ -18,7 +18,6 @@ from experiments.bench_result import machine
 from experiments.central import PRIVATE_BATCH_SIZE, all_training_examples, private_batches
 from experiments.dpsgd_rows import Case
 from experiments.dpsgd_steps import RIVALS, Step, peak_bytes, private_step
-from experiments.naive_loop import naive_loop
 from experiments.options import RunOptions, client_of, model_of, population_of
 from experiments.ragged_plain import ragged_plain
 from fedsim.errors import require
@@ -33,6 +32,7 @@ from fedsim.report.files import write_whole
 from fedsim.rng import stream
 from fedsim.training import SGD, private_procedures
 from fedsim.training.backends import ClippedGradient, backend
+from fedsim.training.one_by_one import one_by_one
 
 RATE, SIGMA = 0.01, 1.0
 """Learning rate and noise of measured steps; neither changes what they cost."""
@@ -199,7 +199,7 @@ def private_steps(case: Case, model: JointTagger, drawn: Drawn) -> dict[str, Ste
 def exact_gradients(model: JointTagger) -> dict[str, ClippedGradient]:
     """Every way to the same clipped sum."""
     rivals = {way: backend(name, model) for way, name in RIVALS.items()}
-    return {OURS: backend("book-keeping", model), **rivals, NAIVE: naive_loop}
+    return {OURS: backend("book-keeping", model), **rivals, NAIVE: one_by_one}
 
 
 def _training(private: ExampleLevel, model: JointTagger, drawn: Drawn) -> Step:

@@ -1,21 +1,27 @@
 """Which models does the DP-SGD experiment train?
 
-One row a corpus, setting, model, mechanism and noise level: without privacy, by exact per-example
+One row a corpus, setting, model, way to clip and noise level: without privacy, by exact per-example
 DP-SGD, and by eDP-SGD as published; on all data at once or on devices. What computes the exact sum
 changes no model, so Opacus and the loop over examples have costs, but no rows.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Literal
 
 from experiments.cells import Cell
-from experiments.options import RunOptions
-from experiments.published import Mechanism
+from experiments.central import PRIVATE_BATCH_SIZE
+from experiments.options import RunOptions, population_of
+from fedsim.privacy import LocalSteps
 
 Setting = Literal["central", "federated"]
+Clipping = Literal["flat", "edp-sgd"]
 SETTINGS: tuple[Setting, ...] = ("central", "federated")
 
+
+EPOCH_FACTOR = 0.9
+"""What the noise of eDP-SGD is multiplied by after every epoch of central training."""
 
 CENTRAL_RATES = {"bilstm": 4.0, "transformer": 1.2}
 """Learning rates of private central training at clip norm 1, where none is given: four times
@@ -51,12 +57,12 @@ class Row:
 
     Attributes:
       case: what is trained.
-      mechanism: of private steps.
+      clipping: of private steps: of each example, or of micro-batches as in eDP-SGD.
       noise: noise multiplier, or None without privacy.
     """
 
     case: Case
-    mechanism: Mechanism = "exact"
+    clipping: Clipping = "flat"
     noise: float | None = None
 
     def cell(self, seed: int) -> Cell:
@@ -65,14 +71,16 @@ class Row:
         options = replace(self.case.options, seed=seed, dp="none", clip_norm=1.0)
         what = "plain"
         if self.noise is not None:
-            what = f"{self.mechanism}-{self.noise:g}"
+            what = f"{self.clipping}-{self.noise:g}"
             clip_norm, rate = self.case.options.clip_norm, options.learning_rate
             if central and rate is None:
                 rate = CENTRAL_RATES[options.model] / clip_norm
             options = replace(
                 options,
                 dp="example",
+                clipping=self.clipping,
                 noise_multiplier=self.noise,
+                noise_decay=self._decay,
                 clip_norm=clip_norm,
                 learning_rate=rate,
             )
@@ -80,9 +88,22 @@ class Row:
             name=f"{self.case.name}-{what}-seed{seed}",
             options=options,
             central=central,
-            mechanism=self.mechanism,
             epochs=self.case.epochs if central else None,
         )
+
+    @property
+    def _decay(self) -> str | None:
+        """Noise falls epoch by epoch: on a device, which makes one pass a round, there is none."""
+        if self.clipping == "flat" or self.case.setting == "federated":
+            return None
+        return f"{EPOCH_FACTOR}:{_steps_an_epoch(self.case.options)}"
+
+
+@cache
+def _steps_an_epoch(options: RunOptions) -> int:
+    """Private central steps of a pass over all training examples of a corpus."""
+    examples = int(population_of(options).counts.sum())
+    return LocalSteps(batch_size=PRIVATE_BATCH_SIZE).steps(examples)
 
 
 def cases_of(options: Sequence[RunOptions], epochs: int) -> list[Case]:
@@ -92,11 +113,11 @@ def cases_of(options: Sequence[RunOptions], epochs: int) -> list[Case]:
     return sorted(cases, key=lambda case: corpora.index(case.options.corpus))
 
 
-def rows_of(case: Case, noise: Mapping[Mechanism, Sequence[float]]) -> list[Row]:
-    """Without privacy first, then each mechanism at its noise multipliers."""
+def rows_of(case: Case, noise: Mapping[Clipping, Sequence[float]]) -> list[Row]:
+    """Without privacy first, then each way to clip at its noise multipliers."""
     private = [
-        Row(case=case, mechanism=mechanism, noise=sigma)
-        for mechanism, levels in noise.items()
+        Row(case=case, clipping=clipping, noise=sigma)
+        for clipping, levels in noise.items()
         for sigma in levels
     ]
     return [Row(case=case), *private]

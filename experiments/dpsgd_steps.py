@@ -10,12 +10,12 @@ from collections.abc import Callable
 import torch
 
 from experiments.bench_plain import PlainLSTM, PlainTagger, PlainTransformer
-from experiments.naive_loop import naive_loop
 from fedsim.models import BiLSTMTagger, JointTagger, TransformerTagger
 from fedsim.models.joint import Batch
 from fedsim.rng import stream, torch_generator
 from fedsim.training.backends import ClippedGradient, backend
 from fedsim.training.dpsgd import DPSGD
+from fedsim.training.one_by_one import one_by_one
 
 SIZES = {"rows": 5000, "intents": 64, "slot_labels": 100}
 TOKENS = 16
@@ -43,7 +43,7 @@ def steps_of(model: str, size: int, *, rivals: bool = True, naive: bool = True) 
     if rivals:
         steps |= {n: private_step(backend(way, tagger), tagger, batch) for n, way in RIVALS.items()}
     if naive:
-        steps[NAIVE] = private_step(naive_loop, tagger, batch)
+        steps[NAIVE] = private_step(one_by_one, tagger, batch)
     return steps
 
 

@@ -22,7 +22,7 @@ from flwr.serverapp import Grid, ServerApp
 from clients import app
 from experiments.arguments import check_value
 from experiments.command_line import show
-from experiments.options import RunOptions
+from experiments.options import ENGINE, RunOptions
 from experiments.recipe import build
 from fedsim.engine.flower import reason
 from fedsim.engine.nodes import HOSTED, UNFIT, hosted
@@ -52,7 +52,7 @@ def options_of(run_config: Mapping[str, Any]) -> tuple[RunOptions, Path | None]:
       'local-epochs'?); the keys are the options of fedsim run
     """
     hints = get_type_hints(RunOptions)
-    known = {name.replace("_", "-"): name for name in hints if name != "engine"}
+    known = {name.replace("_", "-"): name for name in hints if name not in ENGINE}
     given = {key: value for key, value in run_config.items() if value != ""}
     for key, value in run_config.items():
         require(

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from experiments.options import RunOptions
+from experiments.options import ENGINE, RunOptions
 from experiments.processes import requests_to_end
 from experiments.superlink import flwr_run, superlink
 from fedsim import __version__
@@ -82,8 +82,11 @@ def absolute(options: RunOptions) -> RunOptions:
 def run_config(options: RunOptions, out: Path) -> dict[str, Any]:
     """Options as a run config of Flower's: what is not None, under the command line's names."""
     values = {**asdict(options), "out": str(out.resolve())}
-    del values["engine"]
-    return {key.replace("_", "-"): value for key, value in values.items() if value is not None}
+    return {
+        key.replace("_", "-"): value
+        for key, value in values.items()
+        if value is not None and key not in ENGINE
+    }
 
 
 def write_app(folder: Path, config: Mapping[str, Any]) -> Path:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 PROXIMAL_MU = 0.01
 """FedProx's proximal weight where none is given."""
 
+ENGINE = frozenset({"engine", "device"})
+"""Options that choose an engine; Flower's own processes have theirs already."""
+
 PANEL = 500
 """Utterances in the panel of --leakage."""
 
@@ -105,10 +108,11 @@ class RunOptions:
       checkpoint_every: rounds between checkpoints, which a run that was interrupted goes on from.
       faults: devices that fail, by probability: unavailable=.1,dropout=.3,nan=.05,exploding=.01,
         error=.05; deadline=20 (simulated seconds), with speed=100 (examples a second) and spread=1.
-      engine: train devices on threads of this process (local), or on Flower's runtime, as processes
-        under Ray (flower).
-      workers: threads, or processes under flower, that train devices; 0 trains inline (local
-        engine); default one a core.
+      engine: train devices one by one on threads of this process (local), many at a time as stacked
+        tensors (batched), or on Flower's runtime, as processes under Ray (flower).
+      device: where --engine batched computes; auto is a GPU where there is one.
+      workers: threads, or processes under flower, that train devices; 0 trains inline (not under
+        flower); default one a core.
       seed: of the initial model, the cohorts and the batches; the people stay the same, so that
         runs can be compared.
     """
@@ -167,7 +171,8 @@ class RunOptions:
     evaluate_every: int | None = None
     checkpoint_every: int = 1
     faults: str | None = None
-    engine: Literal["local", "flower"] = "local"
+    engine: Literal["local", "batched", "flower"] = "local"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: int | None = None
     seed: int = 0
 
@@ -184,9 +189,14 @@ class RunOptions:
         require(checkpoint >= 1, f"checkpoint_every is {checkpoint}; choose 1 or more")
         require(workers is None or workers >= 0, f"workers is {workers}; choose 0 (inline) or more")
         require(
-            workers != 0 or self.engine == "local",
+            workers != 0 or self.engine != "flower",
             "workers is 0, which trains inline, and --engine flower trains in processes of its "
             "own; choose 1 or more, or --engine local",
+        )
+        require(
+            self.device == "auto" or self.engine == "batched",
+            f"device is {self.device!r}, but --engine {self.engine} trains on the processor; leave "
+            "it out, or choose --engine batched",
         )
         require(
             self.leakage_every >= 1,

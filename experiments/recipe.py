@@ -58,6 +58,8 @@ def build(options: RunOptions) -> "Simulation":
         evaluate_every=options.evaluate_every,
         checkpoint_every=options.checkpoint_every,
         faults=faults_of(options),
+        engine="batched" if options.engine == "batched" else "local",
+        device=options.device,
         probes=probes,
     )
 

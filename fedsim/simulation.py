@@ -12,13 +12,15 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fedsim.checks import check, prepare, surprises
+from fedsim.describe import describe
+from fedsim.engine.batched import BatchedGrid, torch_device
 from fedsim.engine.exchange import Exchange
 from fedsim.engine.flower import quiet, task_identity
 from fedsim.engine.local import LocalGrid
@@ -44,7 +46,9 @@ from fedsim.record.run import Arrays
 from fedsim.round import Round
 from fedsim.schedule import Schedule
 from fedsim.state import registry
+from fedsim.training.chunks import planned
 from fedsim.training.scoring import Scorer
+from fedsim.training.trainer import LocalTrainer
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +71,8 @@ class Simulation:
       probes: more probes, beside the standard ones; one that keeps state serves one run.
       checkpoint_every: rounds between checkpoints, which a run that was interrupted goes on from.
       faults: devices that fail, as `Faults(dropout=0.3)`; None leaves all of them well.
+      engine: "local" trains devices one by one, "batched" many at a time as stacked tensors.
+      device: where the batched engine computes: "cpu", "cuda", or "auto", a GPU where there is one.
     """
 
     population: Population
@@ -80,6 +86,8 @@ class Simulation:
     probes: Sequence[Probe] = ()
     checkpoint_every: int = 1
     faults: Faults | None = None
+    engine: Literal["local", "batched"] = "local"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def __post_init__(self) -> None:
         every, workers, checkpoint = self.evaluate_every, self.workers, self.checkpoint_every
@@ -90,6 +98,16 @@ class Simulation:
             isinstance(self.faults, Faults | None),
             f"faults is {self.faults!r}; expected Faults(dropout=0.3), Faults.parse('dropout=.3') "
             "or None",
+        )
+        for name, value, known in (
+            ("engine", self.engine, ("local", "batched")),
+            ("device", self.device, ("auto", "cpu", "cuda")),
+        ):
+            require(value in known, f"{name} is {value!r}; choose one of {', '.join(known)}")
+        require(
+            self.device == "auto" or self.engine == "batched",
+            f"device is {self.device!r}, but engine {self.engine!r} trains on the processor; "
+            "leave it out, or choose engine 'batched'",
         )
 
     def run(
@@ -142,6 +160,7 @@ class Simulation:
             evaluate_every=self._every,
             probes=self.probes,
             faults=self.faults,
+            engine={"name": self.engine, "device": self.device},
             recipe=recipe,
         )
         config = writer.config(config)
@@ -149,7 +168,7 @@ class Simulation:
             self.schedule.periods, self.schedule.by, self.schedule.retention
         )
         check(self.strategy, self.client, people)
-        app, example = self.client, None
+        app, example, trainer = self.client, None, None
         if not isinstance(app, ClientApp):
             trainer = app.bind(people, self.model, self.seed)
             app, example = app.app(trainer), example_privacy(trainer, people)
@@ -159,10 +178,32 @@ class Simulation:
         with (
             quiet(),
             task_identity(),
-            LocalGrid(app, devices=people.devices, workers=workers) as local,
+            self._grid(app, trainer, people, workers, grid) as local,
         ):
             engine = local if grid is None else NodeGrid(grid, people)
             return self._rounds(people, engine, local.map, writer, config, progress, last, example)
+
+    def _grid(
+        self,
+        app: ClientApp,
+        trainer: LocalTrainer | None,
+        people: Population,
+        workers: int,
+        runtime: Grid | None,
+    ) -> LocalGrid:
+        """The grid of this process."""
+        if self.engine == "local":
+            return LocalGrid(app, devices=people.devices, workers=workers)
+        require(
+            trainer is not None and runtime is None,
+            "engine is 'batched', but "
+            + ("a ClientApp trains one device at a time" if trainer is None else "nodes train")
+            + "; choose engine 'local'",
+        )
+        assert trainer is not None
+        parameters = {name: p.detach() for name, p in self.model.named_parameters()}
+        plan = planned(trainer, parameters, torch_device(self.device))
+        return BatchedGrid(app, trainer, plan, devices=people.devices, workers=workers)
 
     def _rounds(
         self,
@@ -184,6 +225,10 @@ class Simulation:
         privacy = privacy_probe(self.strategy, people, example)
         measured = standard_probes(people, self._every)
         probes: list[Probe] = [*measured, privacy, exchange, *self.probes]
+        plan = None
+        if isinstance(grid, BatchedGrid):
+            probes.append(grid.figures)
+            plan = describe(grid.plan)
         one_round = Round(
             strategy=self.strategy,
             schedule=self.schedule,
@@ -209,7 +254,7 @@ class Simulation:
             if hasattr(probe, "begin")
         }
         resolved = getattr(privacy, "resolved", None)
-        start = start_contents(people, parameters, untrained, assumptions, resolved, begun)
+        start = start_contents(people, parameters, untrained, assumptions, resolved, begun, plan)
         devices = device_arrays(people)
         start = writer.start(start, devices)
         if writer.path is not None and is_finished(writer.path):

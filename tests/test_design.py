@@ -71,7 +71,8 @@ def test_no_global_random_state(path):
 
 @pytest.mark.parametrize("room", [r for r in KERNEL_ROOMS if (ROOT / "fedsim" / r).is_dir()])
 def test_kernel_rooms_and_benchmarks_import_without_flower_and_datasets(room):
-    files = [*(ROOT / "fedsim" / room).rglob("*.py"), ROOT / "experiments" / "bench_dpsgd.py"]
+    benches = [ROOT / "experiments" / f"bench_{name}.py" for name in ("dpsgd", "cohort")]
+    files = [*(ROOT / "fedsim" / room).rglob("*.py"), *benches]
     modules = sorted(path.relative_to(ROOT).with_suffix("") for path in files)
     names = [".".join(module.parts).removesuffix(".__init__") for module in modules]
     script = f"""

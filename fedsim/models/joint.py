@@ -86,6 +86,11 @@ class JointTagger(nn.Module):
         self.slot_weight = nn.Parameter(torch.empty(slot_labels, features))
         self.slot_bias = nn.Parameter(torch.empty(slot_labels))
 
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Rows of the embedding table, intents and slot labels."""
+        return len(self.embedding), len(self.intent_bias), len(self.slot_bias)
+
     @classmethod
     def sized_for(cls, population: "Population", *, seed: int = 0, **sizes: Any) -> Self:
         """A model for a population's declared labels and vocabulary size; reads nothing else.
@@ -148,7 +153,7 @@ class JointTagger(nn.Module):
     def _logits(self, parameters: Parameters, batch: Batch) -> tuple[Packing, Tensor, Tensor]:
         """Layout, intent logits (..., B, intents) and slot logits (..., n, slot labels)."""
         token_ids = batch["token_ids"]
-        packing = Packing.of(batch["lengths"], token_ids.shape[-2])
+        packing = Packing.of(batch["lengths"], token_ids.shape[-2], token_ids.device)
         places = Packed(packing)
         words = _embed(parameters["embedding"], packing.packed(token_ids), places)
         features = FEATURE_GAIN * self.encode(parameters, words, packing)

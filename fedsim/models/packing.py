@@ -38,12 +38,14 @@ class Packing:
     lengths: Tensor
 
     @classmethod
-    def of(cls, lengths: Tensor, tokens: int) -> "Packing":
+    def of(cls, lengths: Tensor, tokens: int, where: torch.device | None = None) -> "Packing":
         """The layout of sentences sorted by length.
 
         Args:
           lengths: (..., examples) int64, non-increasing along the last axis.
           tokens: width of the padded batch.
+          where: the device of the words; None is that of the lengths. Lengths in ordinary memory
+            serve words on an accelerator without waiting for it.
 
         Example:
           >>> p = Packing.of(torch.tensor([[3, 1]]), tokens=3)
@@ -66,20 +68,23 @@ class Packing:
         twin = first[np.maximum(opposite, 0)] + example
         mirror = np.where(real, twin, np.arange(len(step)))
         full = bool(real.all() and each.all())
-        twins, words = (torch.from_numpy(a).to(lengths.device) for a in (mirror, real))
-        return cls(examples, tokens, steps, full, twins, words, lengths)
+        where = where or lengths.device
+        twins, words, known = (
+            sent(t, where) for t in (torch.from_numpy(mirror), torch.from_numpy(real), lengths)
+        )
+        return cls(examples, tokens, steps, full, twins, words, known)
 
     @cached_property
     def example(self) -> Tensor:
         """(n,) sentence of each place."""
         _, _, example = _places(self.steps)
-        return torch.from_numpy(example).to(self.lengths.device)
+        return sent(torch.from_numpy(example), self.lengths.device)
 
     @cached_property
     def place(self) -> Tensor:
         """(n,) index of each place in the flattened (examples x tokens) batch."""
         _, step, example = _places(self.steps)
-        return torch.from_numpy(example * self.tokens + step).to(self.lengths.device)
+        return sent(torch.from_numpy(example * self.tokens + step), self.lengths.device)
 
     @property
     def _whole(self) -> bool:
@@ -133,6 +138,13 @@ class Packing:
         size = (*packed.shape[:-2], self.examples * self.tokens, packed.shape[-1])
         flat = packed.new_full(size, otherwise).index_copy(-2, self.place, packed)
         return flat.unflatten(-2, (self.examples, self.tokens))
+
+
+def sent(values: Tensor, where: torch.device) -> Tensor:
+    """A tensor on a device, from pinned memory, so that nothing waits for its arrival."""
+    if where == values.device or values.device.type != "cpu":
+        return values.to(where)
+    return values.pin_memory().to(where, non_blocking=True)
 
 
 def _places(steps: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

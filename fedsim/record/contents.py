@@ -32,6 +32,7 @@ def config_contents(
     evaluate_every: int,
     probes: Sequence[Any],
     faults: Faults | None,
+    engine: Mapping[str, str],
     recipe: dict | None,
 ) -> dict[str, Any]:
     """config.json: everything that was asked for, defaults resolved, and versions.
@@ -58,6 +59,7 @@ def config_contents(
             "evaluate_every": evaluate_every,
             "probes": [_name(probe) for probe in probes],
             "faults": describe(faults),
+            "engine": dict(engine),
         },
         "environment": environment(),
     }
@@ -70,6 +72,7 @@ def start_contents(
     assumptions: Sequence[str] = (),
     privacy: Mapping[str, Any] | None = None,
     probes: Mapping[str, Any] | None = None,
+    chunks: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """start.json: fingerprints, sizes, assumptions, and the untrained model's figures.
 
@@ -80,6 +83,7 @@ def start_contents(
       assumptions: sentences beside the population's own.
       privacy: the mechanism with its noise and delta, or None without one.
       probes: what single probes say before the first round, by their names.
+      chunks: how many devices are trained at once, where and why, or None where one by one.
     """
     none = np.zeros(0, np.int64)
     before = FinishedRound(
@@ -110,6 +114,7 @@ def start_contents(
         "assumptions": [*people.assumptions, *assumptions],
         "privacy": privacy,
         "probes": dict(probes or {}),
+        "chunks": chunks,
         "untrained": accuracy(before),
     }
 

@@ -34,7 +34,21 @@ def failure_notes(run: "Run") -> list[str]:
     if real.total():
         apart = "" if faults is None else "beside the simulated faults, "
         notes.append(apart + _trainings(real, asked))
-    return notes + elsewhere
+    return notes + elsewhere + _of_engine(run)
+
+
+def _of_engine(run: "Run") -> list[str]:
+    """What the batched engine could not do as planned."""
+    counts = _stages(run, "engine")
+    notes = []
+    if halved := counts["out_of_memory"]:
+        notes.append(
+            f"stacks of devices did not fit into memory and were halved, {halved:g} times, so this "
+            "run is not reproducible to the bit"
+        )
+    if counts["one_by_one"]:
+        notes.append(f"{counts['one_by_one']:g} trainings ran one by one, because a stack failed")
+    return notes
 
 
 def _stages(run: "Run", probe: str) -> Counter[str]:

@@ -5,11 +5,11 @@ each clipped to one norm, are summed, Gaussian noise is added once a logical ste
 was drawn, and the sum is divided by the expected size, which is no secret.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +23,7 @@ from fedsim.rng import noise_generator
 from fedsim.training.backends import ClippedGradient
 from fedsim.training.clip_norm import SplitNoise, adapted, clip_bits, split_noise
 from fedsim.training.kernel import clipped_gradient
-from fedsim.training.procedures import Losses, State
+from fedsim.training.procedures import Losses, Randomness, State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +87,11 @@ class DPSGD:
         if self.adaptive:
             split_noise(self.adaptive, noise, self.clipping.bound, torch.ones(()))
 
-    def start(self, parameters: Parameters, stream: np.random.Generator | None = None) -> State:
+    def start(self, parameters: Parameters, stream: Randomness = None) -> State:
         """A copy of the parameters, what noise and clipping remember, and the anchor if any.
+
+        Noise of a stack is one draw a step, from the stream of its first device; which records make
+        a micro-batch follows from each device's own.
 
         Raises:
           ConfigError: there is noise or a grouping to draw, and no stream to draw it from.
@@ -112,10 +115,13 @@ class DPSGD:
                 "pass fedsim.rng.stream(seed, purpose, round, device)",
             )
             assert stream is not None
-            if self._seeded:
-                state["noise"] = noise_generator(stream, where).get_state()
+            streams = list(stream) if isinstance(stream, Sequence) else [stream]
             if self.clipping.whole:
-                state["key"] = torch.tensor(int(stream.integers(2**63)), device=where)
+                keys = [[int(each.integers(2**63))] for each in streams]
+                one = keys if isinstance(stream, Sequence) else keys[0][0]
+                state["key"] = torch.tensor(one, device=where)
+            if self._seeded:
+                state["noise"] = noise_generator(streams[0], where).get_state()
         return state
 
     def step(self, state: State, batch: Batch) -> State:

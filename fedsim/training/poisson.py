@@ -28,6 +28,16 @@ def poisson_rate(examples: int, batch_size: int) -> float:
     return min(1.0, batch_size / examples) if examples else 1.0
 
 
+def expected_size(examples: int, batch_size: int) -> float:
+    """Expected examples of a batch, a constant that divides its sum; `batch_size` of nothing held.
+
+    Example:
+      >>> expected_size(64, 16), expected_size(3, 16), expected_size(0, 16)
+      (16.0, 3.0, 16)
+    """
+    return poisson_rate(examples, batch_size) * examples if examples else batch_size
+
+
 MOST_AT_ONCE = 512
 """Examples of a physical batch at most; beyond it a pass costs memory and saves no time."""
 
@@ -80,8 +90,7 @@ def poisson_batches(
       Batches as `fedsim.training.batches.Table` cuts them, with `size` the *expected* number of
       examples, which does not depend on the draw (of a device that holds nothing: `batch_size`).
     """
-    rate = poisson_rate(len(held), batch_size)
-    expected = rate * len(held) if len(held) else batch_size
+    rate, expected = poisson_rate(len(held), batch_size), expected_size(len(held), batch_size)
     table = Table(held)
     for indices in poisson(len(held), rate, steps, draw):
         batch = table.batch(indices)

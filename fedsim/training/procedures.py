@@ -11,7 +11,7 @@ Proximal term: Li et al., "Federated optimization in heterogeneous networks", ML
 https://arxiv.org/abs/1812.06127. AdamW: Loshchilov & Hutter, https://arxiv.org/abs/1711.05101.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -24,10 +24,15 @@ from fedsim.models.joint import Batch, Parameters
 Losses = Callable[[Parameters, Batch], Tensor]
 """Per-example losses: (parameters, batch) -> (..., examples)."""
 
+Randomness = np.random.Generator | Sequence[np.random.Generator] | None
+
 State = dict[str, Any]
 """A tree of tensors: `parameters`, and what a procedure keeps beside them (anchor, moments, step),
 `loss` and `seen`, (...) from the first step on: sum of the losses met and how many real examples
 they were over."""
+
+SHARED = frozenset({"step", "noise"})
+"""Entries of a state that all devices of a stack have in common; all others have its axis."""
 
 
 class LocalProcedure(Protocol):
@@ -37,12 +42,13 @@ class LocalProcedure(Protocol):
     def leaves_unused_rows(self) -> bool:
         """Whether a parameter row with zero gradients stays as it was received."""
 
-    def start(self, parameters: Parameters, stream: np.random.Generator | None = None) -> State:
+    def start(self, parameters: Parameters, stream: Randomness = None) -> State:
         """Local state from the parameters received; they are copied.
 
         Args:
           parameters: what the server sent.
-          stream: randomness of this device and round, for procedures that draw.
+          stream: randomness of this device and round, for procedures that draw; one for each device
+            of a stack.
         """
 
     def step(self, state: State, batch: Batch) -> State:
@@ -68,7 +74,7 @@ class SGD:
 
     leaves_unused_rows: ClassVar[bool] = True
 
-    def start(self, parameters: Parameters, stream: np.random.Generator | None = None) -> State:
+    def start(self, parameters: Parameters, stream: Randomness = None) -> State:
         """A copy of the parameters, and the anchor where there is a proximal term."""
         return _start(parameters, self.proximal_mu)
 
@@ -108,7 +114,7 @@ class AdamW:
         """Only without weight decay."""
         return self.weight_decay == 0
 
-    def start(self, parameters: Parameters, stream: np.random.Generator | None = None) -> State:
+    def start(self, parameters: Parameters, stream: Randomness = None) -> State:
         """A copy of the parameters, zero moments and a zero step counter."""
         state = _start(parameters, self.proximal_mu)
         zeros = {name: torch.zeros_like(p) for name, p in parameters.items()}
@@ -158,7 +164,9 @@ def _gradients(
     parameters = state["parameters"]
     each = losses(parameters, batch) * batch["weight"]
     total = each.sum(-1)
-    gradients = torch.autograd.grad((total / batch["size"]).sum(), list(parameters.values()))
+    # A batch without slots has a sum of 0, and is to leave the parameters as they are.
+    mean = total / batch["size"].clamp(min=1)
+    gradients = torch.autograd.grad(mean.sum(), list(parameters.values()))
     state["loss"] = state["loss"] + total.detach()
     state["seen"] = state["seen"] + batch["weight"].sum(-1)
     if proximal_mu:

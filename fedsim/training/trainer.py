@@ -20,7 +20,13 @@ from fedsim.rng import stream
 from fedsim.training.backends import backend, require_computes
 from fedsim.training.batches import Table, shuffled, steps_of, tensors
 from fedsim.training.dpsgd import DPSGD
-from fedsim.training.poisson import physical_size, poisson_batches
+from fedsim.training.poisson import (
+    expected_size,
+    physical_size,
+    poisson,
+    poisson_batches,
+    poisson_rate,
+)
 from fedsim.training.procedures import SGD, AdamW, LocalProcedure
 from fedsim.training.validator import require_exact_tagger
 
@@ -136,6 +142,24 @@ class LocalTrainer:
         for indices in shuffled(len(held), self.batch_size, self.steps(len(held)), draw):
             yield table.batch(indices)
 
+    def drawn(
+        self, examples: int, *, device: int, round: int
+    ) -> Iterator[tuple[np.ndarray, float]]:
+        """For engines that stack batches: the examples of each of `batches`, and its `size`."""
+        draw, steps = stream(self.seed, "batches", round, device), self.steps(examples)
+        if self.privacy is None:
+            for indices in shuffled(examples, self.batch_size, steps, draw):
+                yield indices, float(len(indices))
+            return
+        size = expected_size(examples, self.batch_size)
+        rate = poisson_rate(examples, self.batch_size)
+        for indices in poisson(examples, rate, steps, draw):
+            yield indices, size
+
+    def own_table(self, procedure: LocalProcedure) -> str | None:
+        """The parameter of which a device trains the rows of its own words alone, or None."""
+        return self.model.lookup if procedure.leaves_unused_rows else None
+
     def evaluate(self, parameters: Parameters, *, device: int) -> LocalScore | None:
         """Score on the device's own test utterances, or None where it has none."""
         rows = np.flatnonzero(self.population.test.device == device)
@@ -160,8 +184,8 @@ class LocalTrainer:
         the same result to the bit, and a step no longer touches a table of thousands of rows for a
         dozen short utterances.
         """
-        name = self.model.lookup
-        if name is None or not procedure.leaves_unused_rows:
+        name = self.own_table(procedure)
+        if name is None:
             return held, {}, parameters
         rows, token_ids = np.unique(held.token_ids, return_inverse=True)
         used = torch.from_numpy(rows.astype(np.int64))

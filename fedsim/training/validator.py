@@ -125,14 +125,14 @@ def _case(model: JointTagger) -> tuple[Parameters, Batch]:
     }
     lengths = torch.tensor([4, 3, 1])
     inside = torch.arange(4) < lengths.unsqueeze(1)
-    rows, intents, labels = (len(p) for p in (model.embedding, model.intent_bias, model.slot_bias))
+    rows, intents, labels = model.sizes
     slots = torch.randint(0, labels, (3, 4), generator=draw)
     return parameters, {
         "token_ids": torch.randint(0, rows, (3, 4, 2), generator=draw),
         "lengths": lengths,
         "intents": torch.randint(0, intents, (3,), generator=draw),
         "slots": slots.masked_fill(~inside, -1),
-        "weight": torch.ones(3, dtype=model.embedding.dtype),
+        "weight": torch.ones(3, dtype=next(model.parameters()).dtype),
     }
 
 

@@ -7,9 +7,9 @@ import torch
 
 from experiments.bench_dpsgd import bench_dpsgd
 from experiments.dpsgd_steps import MODELS, batch_of, peak_bytes, steps_of, tagger_and_plain
-from experiments.naive_loop import naive_loop
 from fedsim import ConfigError
 from fedsim.training.kernel import clipped_gradient
+from fedsim.training.one_by_one import one_by_one
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -33,11 +33,12 @@ def test_the_loop_over_examples_gives_the_same_sum(model):
     own, batch = dict(tagger.named_parameters()), batch_of(3)
     own = {name: p.detach().double() for name, p in own.items()}
     batch = dict(batch) | {"weight": torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64)}
-    one, other = (way(tagger.losses, own, batch, 1.0) for way in (naive_loop, clipped_gradient))
+    one, other = (way(tagger.losses, own, batch, 1.0) for way in (one_by_one, clipped_gradient))
     for name in own:
         torch.testing.assert_close(one.gradients[name], other.gradients[name])
+    met = batch["weight"] > 0
     for mine, yours in zip(one[1:], other[1:], strict=True):
-        torch.testing.assert_close(mine, yours)
+        torch.testing.assert_close(mine[met], yours[met])
 
 
 def test_every_way_takes_part_and_runs():

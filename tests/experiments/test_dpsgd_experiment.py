@@ -21,7 +21,7 @@ from fedsim.training import DPSGD
 OPTIONS = RunOptions(
     corpus="home", devices=12, cohort=3, rounds=2, evaluate_every=2, clip_norm=1.0, workers=0
 )
-NOISE = {"exact": (0.5, 1.0), "edp-sgd": (0.5, 1.0)}
+NOISE = {"flat": (0.5, 1.0), "edp-sgd": (0.5, 1.0)}
 SIZE = replace(PRESETS["quick"], noise=NOISE, epochs=2, turns=1)
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -69,7 +69,7 @@ def test_batches_are_those_of_the_experiment():
     assert 0 < len(device.real["weight"]) <= people.activity(0).max()
 
 
-def test_rows_are_every_mechanism_at_every_noise_and_one_without():
+def test_rows_are_every_way_to_clip_at_every_noise_and_one_without():
     cases = cases_of(preset_options("paper"), epochs=3)
     assert [(c.options.corpus, c.setting, c.options.model) for c in cases][:4] == [
         ("snips", "central", "bilstm"), ("snips", "central", "transformer"),
@@ -92,7 +92,7 @@ def test_private_central_training_has_rates_of_its_own_unless_one_is_given():
         for row in rows_of(
             Case(options=replace(OPTIONS, clip_norm=2.0, learning_rate=given), setting=setting,
                  epochs=2),
-            {"exact": (0.5,)},
+            {"flat": (0.5,)},
         )
     }  # fmt: skip
     assert rates[("central", 0.5, None)] == CENTRAL_RATES["bilstm"] / 2
@@ -167,7 +167,7 @@ def test_an_exact_run_is_read_alike_by_everybody(folder, table):
     from fedsim.record import load_run
 
     for setting in ("central", "federated"):
-        run = load_run(folder / "runs" / f"home-{setting}-bilstm-exact-0.5-seed0")
+        run = load_run(folder / "runs" / f"home-{setting}-bilstm-flat-0.5-seed0")
         wanted = run.rounds[-1]["example_epsilon_max"]
         assert naive_epsilon(run) == pytest.approx(wanted, rel=1e-9)
 
@@ -202,7 +202,7 @@ def test_measurements_of_other_options_are_refused(folder, table):
         step_costs(other, folder / "steps", turns=1)
 
 
-def test_a_finished_run_of_another_mechanism_or_noise_is_refused(folder, table):
+def test_a_finished_run_of_other_clipping_or_noise_is_refused(folder, table):
     """Its folder is named after what was asked for, which a user may change."""
     from experiments.cells import finish
 
@@ -210,7 +210,10 @@ def test_a_finished_run_of_another_mechanism_or_noise_is_refused(folder, table):
     cell = exact.cell(0)
     assert len(finish([cell], folder / "runs", 1)) == 1
     for change, says in (
-        ({"mechanism": "edp-sgd"}, "mechanism=exact, but this experiment wants mechanism=edp-sgd"),
+        (
+            {"options": replace(cell.options, clipping="edp-sgd")},
+            "clipping=flat, but this experiment",
+        ),
         ({"epochs": 3}, "epochs=2, but this experiment wants epochs=3"),
         ({"options": replace(cell.options, noise_multiplier=0.6)}, "noise_multiplier=0.5, but"),
         ({"options": replace(cell.options, dp="none", noise_multiplier=None)}, "dp=example, but"),

@@ -8,7 +8,7 @@ import pytest
 
 from experiments.flower_app import options_of
 from experiments.flower_run import absolute, run_config, write_app
-from experiments.options import RunOptions
+from experiments.options import ENGINE, RunOptions
 from fedsim import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -17,7 +17,7 @@ FLOWER = RunOptions(engine="flower")
 
 def test_the_projects_own_app_lists_every_option_with_its_default():
     app = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
-    names = {name.replace("_", "-") for name in asdict(FLOWER)} - {"engine"}
+    names = {name.replace("_", "-") for name in asdict(FLOWER)} - ENGINE
     assert app["config"].keys() == names | {"out"}
     assert options_of(app["config"]) == (FLOWER, None)
 

@@ -258,6 +258,7 @@ def test_options_that_cannot_be_meant_are_refused(options, sentence):
     ("given", "said"),
     [
         ({"workers": -1}, r"workers is -1; choose 0 \(inline\) or more"),
+        ({"device": "cuda"}, "device is 'cuda', but --engine local trains on the processor"),
         ({"workers": 0, "engine": "flower"}, "workers is 0, which trains inline, and --engine fl"),
         ({"evaluate_every": 0}, "evaluate_every is 0; choose 1 or more"),
         ({"checkpoint_every": 0}, "checkpoint_every is 0; choose 1 or more"),

@@ -1,0 +1,268 @@
+"""Cohorts as stacks behind a grid: the same run as `LocalGrid`'s, whatever fails on the way."""
+
+import json
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+from flwr.clientapp import ClientApp
+from flwr.serverapp.strategy import FedAdam, FedAvg, FedProx
+from torch import nn
+
+from clients import NLUClient
+from fedsim import ConfigError, Continual, Faults, Population, Simulation, Static
+from fedsim.engine import batched
+from fedsim.models import BiLSTMTagger, ModuleTagger, TransformerTagger
+from fedsim.models.modules import noting
+from fedsim.privacy import ExampleLevel
+from fedsim.report.failures import failure_notes
+from fedsim.training import chunks
+from fedsim.training.chunks import ChunkPlan
+from strategies import ActivitySelection, Selective
+
+PEOPLE = Population.load("home", devices=16)
+# A rate at which training is stable: where it is not, rounding grows with every step.
+BILSTM = BiLSTMTagger.sized_for(PEOPLE, embedding=4, hidden=6)
+PRIVATE = ExampleLevel(noise_multiplier=0.0, clip_norm=0.5)
+EACH = 40_000
+"""Bytes that are pretended to fit: a few of these small devices."""
+
+
+class Bag(nn.Module):
+    """Intents from the sum of the words, slots from each word."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(PEOPLE.vocabulary.rows, 6)
+        self.mixed = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.LayerNorm(6))
+        self.intent = nn.Linear(6, len(PEOPLE.inventory.intents))
+        self.slot = nn.Linear(6, len(PEOPLE.inventory.slot_labels))
+
+    def forward(self, token_ids, lengths):
+        inside = torch.arange(token_ids.shape[1]) < lengths.unsqueeze(-1)
+        words = self.mixed(self.words(token_ids).sum(-2)) * inside.unsqueeze(-1)
+        return self.intent(words.sum(1)), self.slot(words)
+
+
+class Recurrent(Bag):
+    """The same over PyTorch's own LSTM, which knows no `vmap`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(6, 6, batch_first=True)
+
+    def forward(self, token_ids, lengths):
+        inside = torch.arange(token_ids.shape[1]) < lengths.unsqueeze(-1)
+        words = self.lstm(self.words(token_ids).sum(-2))[0] * inside.unsqueeze(-1)
+        return self.intent(words.sum(1)), self.slot(words)
+
+
+@pytest.fixture(autouse=True)
+def small_stacks(monkeypatch):
+    monkeypatch.setattr(chunks, "CPU_BYTES", EACH * 4)
+
+
+def simulation(**changes) -> Simulation:
+    fields = {
+        "population": PEOPLE,
+        "model": BILSTM,
+        "client": NLUClient(batch_size=8, learning_rate=0.1),
+        "strategy": Selective(FedAvg(), ActivitySelection(cohort=8)),
+        "schedule": Static(rounds=2),
+        "workers": 0,
+        "engine": "batched",
+        "seed": 3,
+    }
+    return Simulation(**{**fields, **changes})
+
+
+def assert_same_run(one, other, tolerance=1e-5):
+    for name, p in one.parameters.items():
+        torch.testing.assert_close(p, other.parameters[name], rtol=0, atol=tolerance)
+    for mine, yours in zip(one.rounds, other.rounds, strict=True):
+        for key in ("cohort_size", "cohort_examples", "failures", "train_loss"):
+            assert (mine[key] or 0) == pytest.approx(yours[key] or 0, rel=1e-4)
+    assert one.cohorts["arrived"].tolist() == other.cohorts["arrived"].tolist()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"model": TransformerTagger.sized_for(PEOPLE, embedding=8, layers=1, heads=2)},
+        {"client": NLUClient(proximal_mu=0.3, local_steps=2, learning_rate=0.1)},
+        {"client": NLUClient(batch_size=8, learning_rate=0.1, privacy=PRIVATE)},
+        {"client": NLUClient(learning_rate=0.1, privacy=replace(PRIVATE, max_participations=1))},
+        {"strategy": Selective(FedProx(proximal_mu=0.2), ActivitySelection(cohort=8))},
+        {"strategy": FedAdam(fraction_train=0.5, min_train_nodes=2)},
+        {"schedule": Continual(periods=3, rounds=3, keep="reservoir:5")},
+        {"faults": Faults(unavailable=0.1, dropout=0.2, nan=0.1, error=0.1, deadline=1.0)},
+    ],
+    ids=[
+        "plain",
+        "transformer",
+        "proximal",
+        "private",
+        "refusals",
+        "fedprox",
+        "bare",
+        "continual",
+        "faults",
+    ],
+)
+def test_a_run_equals_that_of_the_local_engine(changes):
+    here = simulation(**changes).run(progress=False)
+    there = simulation(engine="local", **changes).run(progress=False)
+    assert_same_run(here, there)
+    assert here.start["chunks"]["devices"] >= 1
+    assert there.start["chunks"] is None
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_number_of_workers_changes_nothing_not_even_noise(workers):
+    private = NLUClient(privacy=ExampleLevel(noise_multiplier=1.0))
+    one, other = (simulation(client=private, workers=n).run(progress=False) for n in (0, workers))
+    assert one.summary["model_sha256"] == other.summary["model_sha256"]
+
+
+def test_chunks_stand_in_the_record_and_are_as_large_as_fits(tmp_path):
+    simulation().run(tmp_path / "run", progress=False)
+    plan = json.loads((tmp_path / "run" / "start.json").read_text())["chunks"]
+    assert plan["where"] == "cpu" and plan["one_by_one"] is None
+    assert plan["devices"] == max(1, 4 * EACH // plan["device_bytes"])
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["simulation"]["engine"] == {"name": "batched", "device": "auto"}
+
+
+def test_a_run_goes_on_to_the_same_model(tmp_path):
+    whole = simulation(schedule=Static(rounds=3)).run(progress=False)
+
+    def stop(finished):
+        if finished.round == 2 and not (tmp_path / "again").exists():
+            (tmp_path / "again").touch()
+            raise KeyboardInterrupt
+        return {}
+
+    cut = simulation(schedule=Static(rounds=3), probes=[stop])
+    with pytest.raises(KeyboardInterrupt):
+        cut.run(tmp_path / "run", progress=False)
+    resumed = cut.run(tmp_path / "run", resume=True, progress=False)
+    assert resumed.summary["model_sha256"] == whole.summary["model_sha256"]
+
+
+def narrow(fits, error, monkeypatch):
+    """Let stacks of more than `fits` devices run out of memory."""
+    true = batched.train_together
+    sizes = []
+
+    def train_together(trainer, parameters, devices, **options):
+        sizes.append(len(devices))
+        if len(devices) > fits:
+            raise error
+        return true(trainer, parameters, devices, **options)
+
+    monkeypatch.setattr(batched, "train_together", train_together)
+    return sizes
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), MemoryError("full")])
+def test_a_stack_that_does_not_fit_is_halved_and_so_are_later_ones(error, monkeypatch, caplog):
+    wanted = simulation(engine="local").run(progress=False)
+    monkeypatch.setattr(chunks, "CPU_BYTES", 1 << 40)
+    sizes = narrow(3, error, monkeypatch)
+    with caplog.at_level(logging.WARNING):
+        run = simulation().run(progress=False)
+    assert_same_run_but_for_the_figures(run, wanted)
+    assert "not reproducible to the bit" in caplog.text
+    halvings = [line["figures"].get("engine/out_of_memory", 0) for line in run.rounds]
+    assert halvings[0] >= 1 and halvings[1] == 0
+    assert max(sizes[-2:]) <= 3
+    assert any("not reproducible" in note for note in failure_notes(run))
+
+
+def assert_same_run_but_for_the_figures(one, other):
+    for name, p in one.parameters.items():
+        torch.testing.assert_close(p, other.parameters[name], rtol=0, atol=1e-5)
+
+
+def test_in_a_stack_that_fails_devices_train_alone(monkeypatch, caplog):
+    wanted = simulation(engine="local").run(progress=False)
+    narrow(0, RuntimeError("no such kernel"), monkeypatch)
+    run = simulation().run(progress=False)
+    assert run.summary["model_sha256"] == wanted.summary["model_sha256"]
+    apart = [line["figures"]["engine/one_by_one"] for line in run.rounds]
+    assert apart == [line["cohort_size"] for line in run.rounds]
+    assert "no such kernel" in caplog.text
+
+
+def test_a_device_that_raises_fails_alone(monkeypatch):
+    true = Population.held
+
+    def held(self, device, period, seed=0):
+        if device == 4:
+            raise OSError("the disk is gone")
+        return true(self, device, period, seed)
+
+    monkeypatch.setattr(Population, "held", held)
+    everybody = Selective(FedAvg(), ActivitySelection(cohort=16, power=0.0))
+    plan = ChunkPlan(where="cpu", devices=8, device_bytes=0)
+    monkeypatch.setattr("fedsim.simulation.planned", lambda *_: plan)
+    runs = [
+        simulation(strategy=everybody, engine=engine, schedule=Static(rounds=1)).run(progress=False)
+        for engine in ("batched", "local")
+    ]
+    assert_same_run(*runs)
+    assert [run.rounds[0]["figures"]["failures/train"] for run in runs] == [1, 1]
+
+
+def test_a_torch_module_runs_as_a_stack():
+    model = ModuleTagger(Bag())
+    run = simulation(model=model).run(progress=False)
+    assert run.start["chunks"]["one_by_one"] is None
+    assert_same_run(run, simulation(model=model, engine="local").run(progress=False))
+
+
+@pytest.mark.parametrize(
+    ("model", "client"),
+    [
+        (ModuleTagger(Recurrent()), NLUClient()),
+        (ModuleTagger(Recurrent(), sgd_rate=0.05), NLUClient(optimizer="adamw")),
+        (ModuleTagger(noting(Bag())), NLUClient(privacy=PRIVATE)),
+    ],
+    ids=["sgd", "adamw", "private"],
+)
+def test_a_module_that_knows_no_stack_trains_one_by_one_and_says_so_once(model, client, caplog):
+    run = simulation(model=model, client=client).run(progress=False)
+    there = simulation(model=model, client=client, engine="local").run(progress=False)
+    assert run.summary["model_sha256"] == there.summary["model_sha256"]
+    assert run.start["chunks"]["one_by_one"]
+    assert caplog.text.count("one device by one") == 1
+
+
+class Neighbourly(BiLSTMTagger):
+    """Mixes devices: in a stack it computes something else."""
+
+    def losses(self, parameters, batch):
+        return super().losses({n: p - p.mean(0) for n, p in parameters.items()}, batch)
+
+
+def test_a_model_that_computes_something_else_in_a_stack_trains_one_by_one():
+    model = Neighbourly.sized_for(PEOPLE, embedding=4, hidden=6)
+    run = simulation(model=model).run(progress=False)
+    assert "not close" in run.start["chunks"]["one_by_one"]
+
+
+def test_what_the_engine_cannot_do_is_refused():
+    with pytest.raises(ConfigError, match="a ClientApp trains one device at a time"):
+        simulation(client=ClientApp()).run()
+    with pytest.raises(ConfigError, match="engine is 'btached'; choose one of local, batched"):
+        simulation(engine="btached")
+    with pytest.raises(ConfigError, match="device is 'cuda', but engine 'local'"):
+        simulation(engine="local", device="cuda")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
+def test_a_gpu_that_is_not_there_is_refused():
+    with pytest.raises(ConfigError, match="torch finds no GPU"):
+        simulation(device="cuda").run()
