@@ -382,3 +382,16 @@ def test_a_run_whose_devices_keep_its_budget_goes_on_to_its_end():
     assert len(run.rounds) == 12 and run.summary["epsilon_max"] <= 4.0
     alone = replace(both, device_budget=None)
     assert len(simulate(PrivateAggregation(FedAvg(), alone), rounds=12, policy=policy).rounds) < 12
+
+
+def test_secure_noise_is_never_the_same_twice_and_the_record_says_so():
+    def once(secure_noise):
+        private = DeviceLevel(noise_multiplier=1.0, delta=1e-3, secure_noise=secure_noise)
+        return simulate(PrivateAggregation(FedAvg(), private))
+
+    first, second = once(True), once(True)
+    assert first.summary["model_sha256"] != second.summary["model_sha256"]
+    assert any("cannot be reproduced" in note for note in first.start["assumptions"])
+    seeded = once(False)
+    assert seeded.summary["model_sha256"] == once(False).summary["model_sha256"]
+    assert not any("cannot be reproduced" in note for note in seeded.start["assumptions"])
