@@ -6,8 +6,10 @@ attacked and audited on the same panel (`fedsim.leakage.Leakage`), so that a row
 what is claimed, what an audit proves of it, and what membership inference finds. The claim to test:
 that a loose epsilon already removes most practical leakage.
 
-Local training is longer than elsewhere: models that saw each example once or twice leak nothing
-that a panel of 500 could show, with or without noise.
+Few devices a round and many rounds: as much local training spread over cohorts of 32 leaves each
+device so small a part of an average that models leak nothing which a panel of 500 could show. On
+`massive`, without privacy, the AUC was .53 [.48, .58] after 40 rounds of 32 devices and 5 epochs,
+and .60 [.55, .64] after 300 rounds of 8 devices and 2.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,15 +42,18 @@ class Size:
 PRESETS: dict[str, Size] = {
     "quick": Size(
         options={
-            "corpus": "home", "devices": 30, "cohort": 8, "rounds": 10, "local_epochs": 5,
-            "evaluate_every": 2,
+            "corpus": "home", "devices": 20, "cohort": 3, "rounds": 50, "local_epochs": 3,
+            "evaluate_every": 10, "leakage_every": 10,
         },
-        noise={EXAMPLE: (0.0, 0.4), EDP: (0.4,), DEVICE: (0.2,)},
+        noise={EXAMPLE: (0.0, 0.1), EDP: (0.1,), DEVICE: (0.05,)},
         seeds=1,
     ),
     "paper": Size(
-        options={"corpus": "massive", "rounds": 30, "local_epochs": 5, "evaluate_every": 3},
-        noise={EXAMPLE: (0.0, 0.4, 0.8), EDP: (0.8,), DEVICE: (0.2,)},
+        options={
+            "corpus": "massive", "cohort": 8, "rounds": 350, "local_epochs": 2,
+            "evaluate_every": 25, "leakage_every": 25,
+        },
+        noise={EXAMPLE: (0.0, 0.1, 0.3), EDP: (0.1,), DEVICE: (0.05,)},
         seeds=1,
     ),
 }  # fmt: skip

@@ -19,7 +19,7 @@ from fedsim.report.exposure import DEVICE, EDP, EXAMPLE, NONE, Exposed, Privacy
 
 POLICIES: tuple[Literal["uniform", "activity"], ...] = ("uniform", "activity")
 
-CLIP_NORMS: dict[Privacy, float] = {EXAMPLE: 1.0, EDP: 1.0, DEVICE: 1.0}
+CLIP_NORMS: dict[Privacy, float] = {EXAMPLE: 1.0, EDP: 1.0, DEVICE: 0.5}
 """Of an example's gradient, of a micro-batch's, and of a device's update."""
 
 
