@@ -50,7 +50,7 @@ PRESETS: dict[str, Size] = {
     ),
     "paper": Size(
         options={
-            "corpus": "massive", "cohort": 8, "rounds": 350, "local_epochs": 2,
+            "corpus": "massive", "cohort": 8, "rounds": 400, "local_epochs": 2,
             "evaluate_every": 25, "leakage_every": 25,
         },
         noise={EXAMPLE: (0.0, 0.1, 0.3), EDP: (0.1,), DEVICE: (0.05,)},

@@ -17,12 +17,6 @@ from fedsim.report.statistics import Estimate
 GONE, LEFT, OPEN, NOTHING = "gone", "left", "open", "nothing"
 """Most of what leaks without privacy is gone, is left, may be either; or nothing leaks."""
 
-_VERDICTS = {
-    GONE: "most of the leakage is gone",
-    LEFT: "most of the leakage is left",
-    OPEN: "whether most of the leakage is gone cannot be told",
-}
-
 
 def caption(rows: Sequence[Exposed]) -> str:
     """What was run."""
@@ -154,7 +148,7 @@ def _place(own: Sequence[Exposed], places: int) -> str:
     )
     if one == NOTHING:
         return f"{text}. Nothing leaks measurably without privacy, so nothing can be removed."
-    text += f", which leaves {_share(plain, loose, places)}: {_VERDICTS[one]}."
+    text += f", which leaves {_share(plain, loose, places)}: {_judged(own, places)}."
     clipped = next((row for row in own if row.noise == 0), None)
     if clipped is not None:
         text += (
@@ -168,6 +162,16 @@ def _place(own: Sequence[Exposed], places: int) -> str:
             f"{stop[0]:.3g}), has an AUC of {stop[1]:.3f}."
         )
     return text
+
+
+def _judged(own: Sequence[Exposed], places: int) -> str:
+    """The verdict in words; where most may be gone or left, whether anything is."""
+    one, loose = verdict(own, places), loosest(own)
+    if one != OPEN:
+        return f"most of the leakage is {one}"
+    share = None if loose is None else kept(own[0], loose, places)
+    some = share is not None and share.high < 1
+    return f"{'some of it is gone, and ' if some else ''}whether most of it is cannot be told"
 
 
 def _heavy(rows: Sequence[Exposed]) -> list[str]:

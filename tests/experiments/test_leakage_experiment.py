@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import experiments.leakage as experiment
+from experiments.command_line import REFUTED, main
 from experiments.leakage import leakage, preset_options
 from experiments.leakage_rows import rows_of
 from experiments.options import RunOptions, check_options
@@ -92,3 +93,20 @@ def test_nothing_is_run_twice(folder, table, monkeypatch):
     monkeypatch.setitem(experiment.PRESETS, "quick", SIZE)
     monkeypatch.setattr("experiments.cells.execute", never)
     assert leakage(OPTIONS, out=folder, processes=1).csv() == table.csv()
+
+
+def test_a_noise_level_of_the_users_own_is_refused(capsys):
+    assert main(["experiment", "leakage", "--epsilon", "8"]) == 2
+    assert "experiment leakage has noise levels of its own; leave it out" in capsys.readouterr().err
+
+
+def test_a_refuted_claim_ends_the_command_with_its_own_exit_code(
+    table, tmp_path, monkeypatch, capsys
+):
+    found = replace(table, rows=[table.rows[0] | {"refuted": "more than is claimed"}], drawings={})
+    monkeypatch.setattr(experiment, "leakage", lambda *_, **__: found)
+    arguments = ["experiment", "leakage", "--out", str(tmp_path / "out")]
+    assert main(arguments) == REFUTED
+    assert "fedsim: more than is claimed" in capsys.readouterr().err
+    found.rows[0]["refuted"] = None
+    assert main(arguments) == 0

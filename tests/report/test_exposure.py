@@ -76,6 +76,14 @@ def test_the_loosest_finite_epsilon_is_judged():
     assert "claimed epsilon of 90 (sigma 0.2)" in text and "Clipping alone leaves" in text
 
 
+@pytest.mark.parametrize(
+    ("private", "said"),
+    [(0.48, "some of it is gone, and whether most of it is cannot"), (0.9, "left")],
+)
+def test_where_most_may_be_gone_the_text_says_whether_anything_is(private, said):
+    assert said in outcome([row(1), row(private, 0.2, epsilon=90.0)])[1]
+
+
 def test_settings_are_counted_apart():
     own = [row(3), row(0, 0.2, epsilon=90.0)]
     later = [row(0, setting="continual"), row(0, 0.2, setting="continual", epsilon=90.0)]
