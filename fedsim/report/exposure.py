@@ -202,9 +202,9 @@ def exposure_table(rows: Sequence[Exposed]) -> Table:
 
     places = by_place(rows)
     drawings: dict[str, Callable[[], Figure]] = {
-        "leakage-and-epsilon-per-round": partial(_per_round, rows),
+        "auc-and-epsilon-per-round": partial(_per_round, rows),
         "roc": partial(_roc, rows),
-        "leakage-by-activity": partial(_by_activity, rows),
+        "auc-by-activity": partial(_by_activity, rows),
     }
     return Table(
         columns=_COLUMNS,

@@ -27,7 +27,7 @@ _MARKERS = {EXAMPLE: "s", EDP: "^", DEVICE: "D"}
 
 @in_print_style
 def per_round(rows: Sequence[Exposed]) -> Figure:
-    """AUC of the attack above, the claimed epsilon below, after every measured round."""
+    """AUC of the attack above where it was measured, the first seed's claimed epsilon below."""
     places = by_place(rows)
     figure, axes = panels(len(places), height=4.2, rows=2)
     for number, own in enumerate(places):
@@ -95,6 +95,7 @@ def by_activity(rows: Sequence[Exposed]) -> Figure:
         panel.axhline(0.5, color=GREY, linewidth=0.6, linestyle=":")
         panel.set_title("\n".join(own[0].place))
         panel.set_xticks(range(len(GROUPS)), GROUPS)
+        panel.set_xlim(-0.5, len(GROUPS) - 0.5)
         panel.set_xlabel("devices")
     axes[0].set_ylabel("AUC of the attack")
     legend_above(figure, axes)

@@ -41,7 +41,6 @@ def notes(rows: Sequence[Exposed]) -> list[str]:
     """Refuted claims, the outcome, then what a reader must know to read the numbers."""
     runs = [run for row in rows for run in row.group.runs]
     found = [(row, refutation(run)) for row in rows for run in row.group.runs]
-    recorded = [n for run in runs for n in run.start["probes"]["Leakage"]["notes"]]
     assumed = [
         note
         for row in rows
@@ -65,7 +64,7 @@ def notes(rows: Sequence[Exposed]) -> list[str]:
         "models. Eps audited: a lower bound that the attack proves, to be held against the "
         "comparable claim alone. Clipping alone: every example's gradient is clipped as in DP-SGD "
         "and no noise is added, so that it shows what clipping does by itself.",
-        *(f"{note[:1].upper()}{note[1:].rstrip('.')}." for note in dict.fromkeys(recorded)),
+        *_recorded(rows),
         *(f"{note[:1].upper()}{note[1:].rstrip('.')}." for note in dict.fromkeys(assumed)),
         *dict.fromkeys(note for run in runs for note in failure_notes(run)),
     ]
@@ -82,13 +81,16 @@ def outcome(rows: Sequence[Exposed]) -> list[str]:
     against = [", ".join(place) for place, one in found.items() if one == LEFT]
     silent = [", ".join(place) for place, one in found.items() if one == NOTHING]
     decided = len(found) - len(silent)
-    text = (
-        "The claim that a loose epsilon already removes most practical leakage: of "
-        f"{len(found)} settings, {decided} leak measurably without privacy; there the loosest "
-        f"DP-SGD removes most of it in {len(said)}{_listed(said)}, leaves most of it in "
-        f"{len(against)}{_listed(against)}, and in {decided - len(said) - len(against)} the panel "
-        "is too small to tell."
-    )
+    text = "The claim that a loose epsilon already removes most practical leakage: "
+    if decided:
+        text += (
+            f"of {len(found)} settings, {decided} leak measurably without privacy; there the "
+            f"loosest DP-SGD removes most of it in {len(said)}{_listed(said)}, leaves most of it "
+            f"in {len(against)}{_listed(against)}, and in {decided - len(said) - len(against)} "
+            "the panel is too small to tell."
+        )
+    else:
+        text += f"in none of {len(found)} settings is there leakage to remove, so it is not tested."
     return [text, *(_place(own, len(places)) for own in places), *_heavy(rows)]
 
 
@@ -143,23 +145,23 @@ def _place(own: Sequence[Exposed], places: int) -> str:
     if loose is None:
         return f"{text}."
     text += (
-        f"; by DP-SGD at a claimed epsilon of {loose.epsilon:.3g} (sigma {loose.noise:g}) it is "
-        f"{_interval(loose.auc())} at {_percent(loose.accuracy)} %"
+        f"; by DP-SGD at a claimed epsilon of {_number(loose.epsilon)} (sigma {loose.noise:g}) it "
+        f"is {_interval(loose.auc())} at {_percent(loose.accuracy)} %"
     )
     if one == NOTHING:
         return f"{text}. Nothing leaks measurably without privacy, so nothing can be removed."
     text += f", which leaves {_share(plain, loose, places)}: {_judged(own, places)}."
-    clipped = next((row for row in own if row.noise == 0), None)
-    if clipped is not None:
-        text += (
-            f" Clipping alone leaves {_share(plain, clipped, places)}, at "
-            f"{_percent(clipped.accuracy)} %."
-        )
+    text += "".join(
+        f" {row.label[:1].upper()}{row.label[1:]} leaves {_share(plain, row, places)}, at "
+        f"{_percent(row.accuracy)} %{_claiming(row)}."
+        for row in own[1:]
+        if row is not loose
+    )
     stop = as_accurate(plain, loose)
     if stop is not None:
         text += (
-            " Training without privacy, stopped when it was as accurate as that DP-SGD (round "
-            f"{stop[0]:.3g}), has an AUC of {stop[1]:.3f}."
+            " Training without privacy, stopped when it was as accurate as the judged DP-SGD "
+            f"(round {stop[0]:.3g}), has an AUC of {stop[1]:.3f}."
         )
     return text
 
@@ -201,6 +203,22 @@ def _difference(one: Estimate, other: Estimate) -> tuple[float, float]:
     )
 
 
+def _recorded(rows: Sequence[Exposed]) -> list[str]:
+    """What the records say of panels and bounds, with the ways to be private that it is said of."""
+    ways = dict.fromkeys(row.privacy for row in rows)
+    said: dict[str, set[str]] = {}
+    for row in rows:
+        for run in row.group.runs:
+            for note in run.start["probes"]["Leakage"]["notes"]:
+                said.setdefault(note.rstrip("."), set()).add(row.privacy)
+    return [
+        f"{note[:1].upper()}{note[1:]}."
+        if len(of) == len(ways)
+        else f"{' and '.join(way for way in ways if way in of)}: {note}."
+        for note, of in said.items()
+    ]
+
+
 def _resolution(rows: Sequence[Exposed]) -> str:
     """On how many false positives the true positive rate rests."""
     others = [n for row in rows for n in row.last("leakage/non_members") if n is not None]
@@ -215,6 +233,14 @@ def _resolution(rows: Sequence[Exposed]) -> str:
 
 def _named(row: Exposed) -> str:
     return f"{', '.join(row.place)} selection, {row.label}"
+
+
+def _claiming(row: Exposed) -> str:
+    return f" and a claim of {_number(row.epsilon)}" if math.isfinite(row.epsilon) else ""
+
+
+def _number(epsilon: float) -> str:
+    return f"{epsilon:,.0f}" if epsilon >= 100 else f"{epsilon:.3g}"
 
 
 def _share(plain: Exposed, row: Exposed, places: int) -> str:

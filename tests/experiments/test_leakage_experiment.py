@@ -82,7 +82,7 @@ def test_three_figures_have_a_panel_a_setting_and_policy(table):
     figures = table.figures()
     assert [len(figure.axes) for figure in figures.values()] == [8, 4, 4]
     assert figures["roc"].axes[0].get_xscale() == figures["roc"].axes[0].get_yscale() == "log"
-    below = figures["leakage-and-epsilon-per-round"].axes[4]
+    below = figures["auc-and-epsilon-per-round"].axes[4]
     assert len(below.lines) == 3, "epsilons of the rows that have one"
 
 
