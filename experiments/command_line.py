@@ -1,6 +1,6 @@
 """The command `fedsim`: parse, call one typed function, print what it returns.
 
-Exit codes: 0 done, 2 something in the options, the files or the data is wrong, 3 the run is done
+Exit codes: 0 done, 2 something in the options, the files or the data is wrong, 3 a run is done
 and its audit of leakage refutes what it claims (of both one sentence on standard error says what),
 130 interrupted. Nothing heavy is imported before a command runs.
 """
@@ -57,7 +57,8 @@ class ExperimentCommand:
     Attributes:
       name: selection: does drawing active devices more often help; price-of-activity: what it costs
         each device in device-level privacy, and what it buys; dpsgd: what example-level privacy
-        costs in accuracy, time and memory, by each way of computing a step.
+        costs in accuracy, time and memory, by each way of computing a step; leakage: what an
+        attacker gets out of models trained with more or less privacy.
       preset: how much of it.
       seeds: runs of every row; default: the preset's.
       corpus: home, massive, snips, a file or a hub name; default: the preset's (dpsgd: one or two).
@@ -80,7 +81,7 @@ class ExperimentCommand:
       out: folder for runs, tables and figures; default runs/NAME.
     """
 
-    name: tyro.conf.Positional[Literal["selection", "price-of-activity", "dpsgd"]]
+    name: tyro.conf.Positional[Literal["selection", "price-of-activity", "dpsgd", "leakage"]]
     preset: Literal["quick", "paper"] = "quick"
     seeds: int | None = None
     corpus: str | None = None
@@ -181,7 +182,7 @@ def show(finished: "Run") -> None:
         print(f"\nRecord: {finished.path}")
 
 
-def experiment(command: ExperimentCommand) -> None:
+def experiment(command: ExperimentCommand) -> int:
     """`fedsim experiment`."""
     run_experiment, preset_options = _experiment(command)
     passed = {field.name for field in fields(RunOptions)} & vars(command).keys()
@@ -199,6 +200,10 @@ def experiment(command: ExperimentCommand) -> None:
     for path in table.save(out, command.name):
         print(f"  {path}")
     print(f"  {out / 'runs'}/  (one folder a run)")
+    refuted = [row["refuted"] for row in table.rows if row.get("refuted")]
+    for sentence in refuted:
+        print(f"fedsim: {sentence}", file=sys.stderr)
+    return REFUTED if refuted else 0
 
 
 def _experiment(command: ExperimentCommand) -> tuple[Callable[..., "Table"], Callable]:
@@ -218,6 +223,15 @@ def _experiment(command: ExperimentCommand) -> tuple[Callable[..., "Table"], Cal
                 "own; leave it out",
             )
         return dpsgd.dpsgd, dpsgd.preset_options
+    if command.name == "leakage":
+        from experiments import leakage
+
+        require(
+            command.epsilon is None,
+            f"--epsilon is {command.epsilon}, and experiment leakage has noise levels of its own; "
+            "leave it out",
+        )
+        return leakage.leakage, leakage.preset_options
     from experiments import selection
 
     require(
@@ -297,7 +311,7 @@ USAGE = """usage: fedsim COMMAND [OPTIONS]
 
   run                 one simulation
   resume DIR          go on with one that was interrupted
-  experiment NAME     one paper-style table: selection, price-of-activity, dpsgd
+  experiment NAME     one paper-style table: selection, price-of-activity, dpsgd, leakage
   bench NAME          one benchmark: round, population, dpsgd, ledger, leakage,
                       cohort
 

@@ -58,12 +58,21 @@ in_print_style = matplotlib.rc_context(_PRINT)
 """Decorator of a function that draws a figure."""
 
 
-def panels(count: int, height: float = 2.6, sharey: bool = True) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` panels side by side; one takes a column, more the page's width."""
+def panels(
+    count: int, height: float = 2.6, sharey: bool = True, rows: int = 1
+) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` panels side by side; one takes a column, more the page's width.
+
+    Args:
+      count: panels in a row.
+      height: of the figure in inches.
+      sharey: whether the panels of a row have one axis.
+      rows: of panels; the list goes on with the second row after the first.
+    """
     figure = Figure(figsize=(COLUMN if count == 1 else PAGE, height), layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(1, count, sharey=sharey, squeeze=False)
-    return figure, list(grid[0])
+    grid = figure.subplots(rows, count, sharey="row" if sharey else False, squeeze=False)
+    return figure, [panel for row in grid for panel in row]
 
 
 def line_style(policy: str) -> dict[str, Any]:
