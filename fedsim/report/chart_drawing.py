@@ -38,22 +38,28 @@ _ORDER: tuple[tuple[str, Any, str], ...] = (
 FEW = 24
 """Points up to which a line shows where it was measured."""
 
+MOST_TICKS = 12
+"""Whole numbers up to which each has a tick."""
+
 
 @in_print_style
 def drawn(chart: Chart) -> Figure:
     """The figure of a chart."""
     if chart.kind == "cells":
         return _cells(chart)
-    names = [one.label for one in chart.series] + [label for label, _ in chart.levels]
+    names = [one.label for one in chart.series] + [level.label for level in chart.levels]
     shown = names if len(names) > 1 else []
     rows = -(-len(shown) // labels_per_row(COLUMN, shown)) if shown else 0
     figure, (panel,) = panels(1, height=2.35 + 0.16 * rows)
     for position, one in enumerate(_side_by_side(chart)):
-        _DRAW[chart.kind](panel, one, _look(one, position))
-    for label, level in chart.levels:
-        panel.axhline(level, color=GREY, linestyle="--", linewidth=0.9, label=label)
+        _DRAW[chart.kind](panel, one, _look(one.look, position))
+    for level in chart.levels:
+        grey = (GREY, "--", "")
+        colour, dashes, _ = grey if level.look is None else _look(level.look, 0)
+        panel.axhline(level.y, color=colour, linestyle=dashes, linewidth=0.9, label=level.label)
     if chart.diagonal:
-        panel.axline((1e-4, 1e-4), (1, 1), color=GREY, linestyle="--", linewidth=0.9)
+        least = min(min(one.x.min(), one.y.min()) for one in chart.series)
+        panel.plot([least, 1], [least, 1], color=GREY, linestyle="--", linewidth=0.9)
     _axes(panel, chart)
     if shown:
         legend_above(figure, [panel])
@@ -72,8 +78,10 @@ def _side_by_side(chart: Chart) -> list[Series]:
     ]
 
 
-def _look(one: Series, position: int) -> tuple[str, Any, str]:
-    return POLICIES.get(one.policy) or _ORDER[position % len(_ORDER)]
+def _look(look: str | int | None, position: int) -> tuple[str, Any, str]:
+    if isinstance(look, str) and look in POLICIES:
+        return POLICIES[look]
+    return _ORDER[(look if isinstance(look, int) else position) % len(_ORDER)]
 
 
 def _line(panel: Axes, one: Series, look: tuple[str, Any, str]) -> None:
@@ -117,12 +125,25 @@ def _axes(panel: Axes, chart: Chart) -> None:
             axis.set_major_locator(LogLocator(10))
             axis.set_minor_formatter(NullFormatter())
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    whole = all(np.array_equal(one.x, np.round(one.x)) for one in chart.series)
     if "x" not in chart.log:
-        panel.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=whole and chart.kind == "line"))
-    if "y" not in chart.log and panel.get_ylim()[0] < 0:
-        lowest = min(float(np.nanmin(one.y)) for one in chart.series)
-        panel.set_ylim(bottom=min(0.0, lowest))
+        _ticks(panel, chart)
+    if "y" not in chart.log:
+        low, high = panel.get_ylim()
+        panel.set_ylim(
+            bottom=0 if chart.zero else low,
+            top=high if chart.most is None else min(high, chart.most),
+        )
+
+
+def _ticks(panel: Axes, chart: Chart) -> None:
+    """Rounds, deciles and periods are whole numbers, and so are their ticks."""
+    at = np.unique(np.concatenate([one.x for one in chart.series]))
+    whole = chart.kind != "steps" and np.array_equal(at, np.round(at))
+    if whole and len(at) <= MOST_TICKS:
+        panel.set_xticks(at)
+        panel.set_xlim(at[0] - 0.5, at[-1] + 0.5)
+    else:
+        panel.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=whole))
 
 
 def _cells(chart: Chart) -> Figure:

@@ -25,7 +25,8 @@ class Series:
       y: (points,) likewise; NaN where nothing was measured.
       low: (points,) lower ends of intervals, or None without intervals.
       high: (points,) upper ends, or None.
-      policy: selection policy whose colour it has; "" takes a colour by position.
+      look: selection policy whose colours it has, or a number that it shares with what belongs
+        to it in other charts; None takes its position.
     """
 
     label: str
@@ -33,7 +34,22 @@ class Series:
     y: np.ndarray
     low: np.ndarray | None = None
     high: np.ndarray | None = None
-    policy: str = ""
+    look: str | int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """A dashed horizontal line.
+
+    Attributes:
+      label: shown in the legend.
+      y: in the unit of the chart's axis.
+      look: as of `Series`; None is grey.
+    """
+
+    label: str
+    y: float
+    look: str | int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,8 +66,10 @@ class Chart:
       kind: "line"; "points"; "steps", the y of each x holds up to the next x; "cells", a row of
         coloured cells a series, all with the same x.
       log: the axes that are logarithmic, "", "x", "y" or "xy".
-      levels: (label, y) of dashed horizontal lines to compare with.
+      levels: dashed horizontal lines to compare with.
       diagonal: whether y = x is drawn, to compare with.
+      zero: whether the y axis begins at 0.
+      most: the largest value there can be on the y axis, or None.
 
     Example:
       >>> chart = Chart(
@@ -72,8 +90,10 @@ class Chart:
     series: Sequence[Series]
     kind: Kind = "line"
     log: Literal["", "x", "y", "xy"] = ""
-    levels: Sequence[tuple[str, float]] = ()
+    levels: Sequence[Level] = ()
     diagonal: bool = False
+    zero: bool = True
+    most: float | None = None
 
     def csv(self) -> str:
         """The numbers of every series in full precision; empty where nothing was measured."""
@@ -86,6 +106,6 @@ class Chart:
             for values in zip(one.x, one.y, low, high, strict=True):
                 cells = ["" if np.isnan(v) else f"{float(v):.17g}" for v in values]
                 writer.writerow([one.label, *cells])
-        for label, level in self.levels:
-            writer.writerow([label, "", f"{level:.17g}", "", ""])
+        for level in self.levels:
+            writer.writerow([level.label, "", f"{level.y:.17g}", "", ""])
         return out.getvalue()

@@ -4,10 +4,11 @@ One group of runs shows several figures of its own; several groups are compared 
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from fedsim.report.charts import Chart, Series
+from fedsim.report.charts import Chart, Level, Series
 from fedsim.report.curves import ACCURACY, CENTRAL, Axis, Group, band, curve
 from fedsim.report.notes import FEWEST, utterances
 
@@ -27,10 +28,15 @@ def learning_charts(groups: Sequence[Group]) -> list[Chart]:
     return [chart for chart in found if chart is not None and chart.series]
 
 
-def colours(groups: Sequence[Group]) -> list[str]:
-    """The policy whose colour each group has; none where policies stand in several groups."""
+def looks(groups: Sequence[Group]) -> list[str] | list[int] | list[None]:
+    """What each group is drawn like in every chart: its policy, or by its place if they share one.
+
+    A single group has no look of its own, so that its series take theirs by position.
+    """
     names = [group.selection for group in groups]
-    return names if len(set(names)) == len(names) > 1 else [""] * len(names)
+    if len(names) == 1:
+        return [None]
+    return names if len(set(names)) == len(names) else list(range(len(names)))
 
 
 def over_rounds(
@@ -60,18 +66,24 @@ def over_rounds(
     )
 
 
-def compared(groups: Sequence[Group], key: str, scale: float = 1.0) -> list[Series]:
-    """The same figure of every group, each under its name and in its colour."""
-    return list(_coloured(groups, key, scale, "rounds"))
+def compared(
+    groups: Sequence[Group], key: str, *, scale: float = 1.0, axis: Axis = "rounds"
+) -> list[Series]:
+    """The same figure of every group, each under its name and with its look.
 
-
-def _coloured(groups: Sequence[Group], key: str, scale: float, axis: Axis) -> Iterator[Series]:
-    for group, policy in zip(groups, colours(groups), strict=True):
+    Groups that were trained centrally have epochs, not rounds, and are left out over rounds.
+    """
+    found = []
+    for group, look in zip(groups, looks(groups), strict=True):
         one = over_rounds(group, key, group.label, scale=scale, axis=axis)
-        if one is not None and not (axis != "examples" and group.selection == CENTRAL):
-            yield Series(
-                label=one.label, x=one.x, y=one.y, low=one.low, high=one.high, policy=policy
-            )
+        if one is not None and (axis == "examples" or group.selection != CENTRAL):
+            found.append(replace(one, look=look))
+    return found
+
+
+def means(groups: Sequence[Group], key: str) -> list[Series]:
+    """The same without intervals, for what a reader looks at as it is."""
+    return [replace(one, low=None, high=None) for one in compared(groups, key)]
 
 
 def _curves(groups: Sequence[Group]) -> Iterator[Chart]:
@@ -83,6 +95,7 @@ def _curves(groups: Sequence[Group]) -> Iterator[Chart]:
             text=f"On test utterances. {_BAND}",
             x="round",
             y="%",
+            most=100,
             series=[one for one in found if one is not None],
         )
         return
@@ -93,7 +106,8 @@ def _curves(groups: Sequence[Group]) -> Iterator[Chart]:
             text=f"On test utterances. {_BAND}",
             x="round",
             y=f"{label} (%)",
-            series=compared(groups, key, 100),
+            most=100,
+            series=compared(groups, key, scale=100),
             levels=_central(groups, key),
         )
     yield Chart(
@@ -103,14 +117,15 @@ def _curves(groups: Sequence[Group]) -> Iterator[Chart]:
         f"they are compared after the same number. {_BAND}",
         x="examples processed",
         y="intent accuracy (%)",
-        series=list(_coloured(groups, ACCURACY, 100, "examples")),
+        most=100,
+        series=compared(groups, ACCURACY, scale=100, axis="examples"),
     )
 
 
-def _central(groups: Sequence[Group], key: str) -> list[tuple[str, float]]:
+def _central(groups: Sequence[Group], key: str) -> list[Level]:
     """Where models ended that were trained on all data at once."""
     finals = [(g.label, g.final(key)) for g in groups if g.selection == CENTRAL]
-    return [(label, 100 * final.mean) for label, final in finals if final is not None]
+    return [Level(label=label, y=100 * final.mean) for label, final in finals if final is not None]
 
 
 def _deciles(groups: Sequence[Group]) -> Chart | None:
@@ -125,6 +140,7 @@ def _deciles(groups: Sequence[Group]) -> Chart | None:
         "out. Bars are 95 % intervals over seeds where several were run.",
         x="decile of activity",
         y="intent accuracy (%)",
+        most=100,
         kind="points",
         series=list(_finals(groups, "deciles/intent_accuracy_", enough)),
     )
@@ -142,6 +158,7 @@ def _periods(groups: Sequence[Group]) -> Chart | None:
         "ones once their data may be gone.",
         x="period of the test utterances",
         y="intent accuracy (%)",
+        most=100,
         kind="points",
         series=list(_finals(continual, "periods/intent_accuracy_", range(1, count + 1))),
     )
@@ -149,8 +166,7 @@ def _periods(groups: Sequence[Group]) -> Chart | None:
 
 def _finals(groups: Sequence[Group], stem: str, numbers: Sequence[int]) -> Iterator[Series]:
     """Final figures STEM1, STEM2, ... of every group."""
-    names = colours(groups)
-    for group, policy in zip(groups, names, strict=True):
+    for group, look in zip(groups, looks(groups), strict=True):
         found = {k: e for k in numbers if (e := group.final(f"{stem}{k}")) is not None}
         if not found:
             continue
@@ -165,7 +181,7 @@ def _finals(groups: Sequence[Group], stem: str, numbers: Sequence[int]) -> Itera
             y=100 * np.array([e.mean for e in found.values()]),
             low=low,
             high=high,
-            policy=policy,
+            look=look,
         )
 
 
@@ -178,5 +194,5 @@ def _loss(groups: Sequence[Group]) -> Chart | None:
         text="Mean loss of a round's devices while they trained, weighted by examples.",
         x="round",
         y="training loss",
-        series=compared(groups, "train_loss"),
+        series=means(groups, "train_loss"),
     )

@@ -12,9 +12,9 @@ import numpy as np
 from fedsim.leakage.attacks import by_loss, by_reference
 from fedsim.leakage.panel import Panel
 from fedsim.leakage.success import roc
-from fedsim.report.charts import Chart, Series
+from fedsim.report.charts import Chart, Level, Series
 from fedsim.report.curves import ACCURACY, Group, curve
-from fedsim.report.learning_charts import colours, over_rounds
+from fedsim.report.learning_charts import looks, over_rounds
 
 if TYPE_CHECKING:
     from fedsim.record import Run
@@ -55,7 +55,7 @@ def privacy_charts(groups: Sequence[Group]) -> list[Chart]:
     return [chart for chart in found if chart is not None and chart.series]
 
 
-def largest(group: Group, key: str, label: str, policy: str = "") -> Series | None:
+def largest(group: Group, key: str, label: str, look: str | int | None = None) -> Series | None:
     """The largest finite value over seeds of every measured round; None where none is finite."""
     found: dict[float, float] = {}
     for run in group.runs:
@@ -65,7 +65,7 @@ def largest(group: Group, key: str, label: str, policy: str = "") -> Series | No
     if not found:
         return None
     x = np.array(sorted(found))
-    return Series(label=label, x=x, y=np.array([found[at] for at in x]), policy=policy)
+    return Series(label=label, x=x, y=np.array([found[at] for at in x]), look=look)
 
 
 def attack_scores(run: "Run") -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -106,8 +106,8 @@ def _epsilons(groups: Sequence[Group]) -> Iterator[Chart]:
             named = _OF_ONE[unit]
             series = [largest(groups[0], each, label) for each, label in named]
         else:
-            pairs = zip(groups, colours(groups), strict=True)
-            series = [largest(group, key, group.label, policy) for group, policy in pairs]
+            pairs = zip(groups, looks(groups), strict=True)
+            series = [largest(group, key, group.label, look) for group, look in pairs]
         text = f"Upper bounds at {unit} level, before an observer of the released models"
         if unit == "device" and len(groups) == 1:
             text += "; heavy, median and light are the devices of most, middling and least activity"
@@ -143,9 +143,9 @@ def _histograms(groups: Sequence[Group]) -> Iterator[Chart]:
                     label=group.label,
                     x=edges,
                     y=np.append(np.histogram(each, edges)[0], 0).astype(float),
-                    policy=policy,
+                    look=look,
                 )
-                for group, policy, each in zip(groups, colours(groups), finite, strict=True)
+                for group, look, each in zip(groups, looks(groups), finite, strict=True)
                 if len(each)
             ],
         )
@@ -153,13 +153,13 @@ def _histograms(groups: Sequence[Group]) -> Iterator[Chart]:
 
 def _over_activity(groups: Sequence[Group]) -> Chart:
     series = []
-    for group, policy in zip(groups, colours(groups), strict=True):
+    for group, look in zip(groups, looks(groups), strict=True):
         run = group.runs[0]
         ledger = run.arrays("ledger")
         if "epsilon" in ledger and np.isfinite(ledger["epsilon"]).any():
             held = np.asarray(run.devices["activity"]).sum(axis=0)[ledger["devices"]]
             series.append(
-                Series(label=group.label, x=held, y=np.asarray(ledger["epsilon"]), policy=policy)
+                Series(label=group.label, x=held, y=np.asarray(ledger["epsilon"]), look=look)
             )
     return Chart(
         name="epsilon-over-activity",
@@ -176,7 +176,7 @@ def _over_activity(groups: Sequence[Group]) -> Chart:
 
 def _attack(groups: Sequence[Group]) -> Chart:
     series = []
-    for group, policy in zip(groups, colours(groups), strict=True):
+    for group, look in zip(groups, looks(groups), strict=True):
         label = group.label if len(groups) > 1 else "against the untrained model"
         found = over_rounds(group, "mia_auc", label)
         if found is None:
@@ -184,7 +184,7 @@ def _attack(groups: Sequence[Group]) -> Chart:
         low, high = found.low, found.high
         if len(group.runs) == 1:
             low, high = (curve(group.runs[0], f"mia_auc_{e}", "rounds")[1] for e in ("low", "high"))
-        series.append(Series(label=label, x=found.x, y=found.y, low=low, high=high, policy=policy))
+        series.append(Series(label=label, x=found.x, y=found.y, low=low, high=high, look=look))
     if len(groups) == 1:
         others = (("loss", "plain loss"), ("earlier", "against an earlier model"))
         more = [over_rounds(groups[0], f"leakage/auc_by_{k}", label) for k, label in others]
@@ -197,7 +197,9 @@ def _attack(groups: Sequence[Group]) -> Chart:
         x="round",
         y="AUC",
         series=series,
-        levels=[("guessing", 0.5)] if series else [],
+        levels=[Level(label="guessing", y=0.5)] if series else [],
+        zero=False,
+        most=1,
     )
 
 
@@ -239,41 +241,43 @@ def _beside(groups: Sequence[Group]) -> Iterator[Chart]:
                 kind="points",
                 series=list(_points(groups, key, figure)),
                 levels=list(_unclaimed(groups, key, figure)),
+                zero=figure == ACCURACY,
+                most=1,
             )
 
 
 def _points(groups: Sequence[Group], key: str, figure: str) -> Iterator[Series]:
-    for group, policy in zip(groups, colours(groups), strict=True):
+    for group, look in zip(groups, looks(groups), strict=True):
         spent, final = largest(group, key, group.label), group.final(figure)
         if spent is not None and final is not None:
             known = final.low is not None
             yield Series(
                 label=group.label,
-                x=spent.y[-1:] + 0.0,
+                x=spent.y[-1:],
                 y=np.array([final.mean]),
                 low=np.array([final.low], float) if known else None,
                 high=np.array([final.high], float) if known else None,
-                policy=policy,
+                look=look,
             )
 
 
-def _unclaimed(groups: Sequence[Group], key: str, figure: str) -> Iterator[tuple[str, float]]:
-    for group in groups:
+def _unclaimed(groups: Sequence[Group], key: str, figure: str) -> Iterator[Level]:
+    for group, look in zip(groups, looks(groups), strict=True):
         final = group.final(figure)
         if final is not None and largest(group, key, group.label) is None:
-            yield group.label, final.mean
+            yield Level(label=group.label, y=final.mean, look=look)
 
 
 def _roc(groups: Sequence[Group]) -> Chart:
     series = []
-    for group, policy in zip(groups, colours(groups), strict=True):
+    for group, look in zip(groups, looks(groups), strict=True):
         attacks = attack_scores(group.runs[0])
         for name, (scores, member) in list(attacks.items())[: 2 if len(groups) == 1 else 1]:
             false, true = roc(scores, member)
             # Logarithmic axes have no zero.
             seen = (false > 0) & (true > 0)
             label = name if len(groups) == 1 else group.label
-            series.append(Series(label=label, x=false[seen], y=true[seen], policy=policy))
+            series.append(Series(label=label, x=false[seen], y=true[seen], look=look))
     return Chart(
         name="roc",
         title="ROC of membership inference",

@@ -1,12 +1,16 @@
 """Who took part, what failed and how long it took: the charts of a run's rounds."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedsim.report.charts import Chart, Series
 from fedsim.report.curves import CENTRAL, Group
-from fedsim.report.learning_charts import colours, compared, over_rounds
+from fedsim.report.learning_charts import looks, means, over_rounds
+
+if TYPE_CHECKING:
+    from fedsim.record import Run
 
 BLOCKS = 24
 """Columns of the chart of participation by activity and round; a column takes several rounds."""
@@ -23,11 +27,11 @@ def round_charts(groups: Sequence[Group]) -> list[Chart]:
     return [chart for chart in found if chart is not None and chart.series]
 
 
-def shares(run, blocks: int) -> tuple[np.ndarray, np.ndarray]:
+def shares(run: "Run", blocks: int) -> tuple[np.ndarray, np.ndarray]:
     """How often devices of each decile of activity were drawn.
 
     Args:
-      run: a `fedsim.record.Run`.
+      run: of devices.
       blocks: that its rounds are cut into.
 
     Returns:
@@ -51,7 +55,7 @@ def shares(run, blocks: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _cohort(groups: Sequence[Group]) -> Chart:
     if len(groups) > 1:
-        series = compared(groups, "cohort_size")
+        series = means(groups, "cohort_size")
     else:
         drawn = over_rounds(groups[0], "cohort_size", "drawn")
         series = [] if drawn is None else [drawn]
@@ -79,7 +83,7 @@ def _failures(groups: Sequence[Group]) -> Chart | None:
         "included.",
         x="round",
         y="devices",
-        series=compared(groups, "failures"),
+        series=means(groups, "failures"),
     )
 
 
@@ -94,7 +98,7 @@ def _seconds(groups: Sequence[Group]) -> Chart:
         text="By the clock of the machine that ran it, measurements included.",
         x="round",
         y="seconds",
-        series=compared(groups, "seconds"),
+        series=means(groups, "seconds"),
     )
 
 
@@ -105,8 +109,8 @@ def _participation(groups: Sequence[Group]) -> Chart | None:
     text = "Mean participations of a device in a round, by its tenth of activity: 1 the least, 10 "
     if len(groups) > 1:
         series = [
-            Series(label=group.label, x=np.arange(DECILES) + 1.0, y=found[:, 0], policy=policy)
-            for group, policy in zip(groups, colours(groups), strict=True)
+            Series(label=group.label, x=np.arange(DECILES) + 1.0, y=found[:, 0], look=look)
+            for group, look in zip(groups, looks(groups), strict=True)
             for found in [np.mean([shares(run, 1)[1] for run in group.runs], axis=0)]
         ]
         return Chart(
