@@ -129,10 +129,9 @@ def _axes(panel: Axes, chart: Chart) -> None:
         _ticks(panel, chart)
     if "y" not in chart.log:
         low, high = panel.get_ylim()
-        panel.set_ylim(
-            bottom=0 if chart.zero else low,
-            top=high if chart.most is None else min(high, chart.most),
-        )
+        if chart.zero:
+            low, high = 0.0, 1.04 * high
+        panel.set_ylim(low, high if chart.most is None else min(high, 1.01 * chart.most))
 
 
 def _ticks(panel: Axes, chart: Chart) -> None:

@@ -19,8 +19,6 @@ _QUALITY = (
     ("unseen/intent_accuracy", "intent accuracy, unseen people"),
 )
 
-_BAND = "Lines are means over seeds, bands 95 % intervals (Student t) where several seeds were run."
-
 
 def learning_charts(groups: Sequence[Group]) -> list[Chart]:
     """Learning curves, accuracy by decile of activity and by period, training loss."""
@@ -92,7 +90,7 @@ def _curves(groups: Sequence[Group]) -> Iterator[Chart]:
         yield Chart(
             name="learning",
             title="Learning curves",
-            text=f"On test utterances. {_BAND}",
+            text=f"On test utterances.{_spread(groups)}",
             x="round",
             y="%",
             most=100,
@@ -103,7 +101,7 @@ def _curves(groups: Sequence[Group]) -> Iterator[Chart]:
         yield Chart(
             name=f"learning-{key.replace('_', '-')}",
             title=f"{label[0].upper()}{label[1:]} over rounds",
-            text=f"On test utterances. {_BAND}",
+            text=f"On test utterances.{_spread(groups)}",
             x="round",
             y=f"{label} (%)",
             most=100,
@@ -114,12 +112,18 @@ def _curves(groups: Sequence[Group]) -> Iterator[Chart]:
         name="learning-over-examples",
         title="Intent accuracy over examples processed",
         text="Policies that draw heavy devices process more examples in the same rounds; here "
-        f"they are compared after the same number. {_BAND}",
+        f"they are compared after the same number.{_spread(groups)}",
         x="examples processed",
         y="intent accuracy (%)",
         most=100,
         series=compared(groups, ACCURACY, scale=100, axis="examples"),
     )
+
+
+def _spread(groups: Sequence[Group]) -> str:
+    if all(len(group.runs) == 1 for group in groups):
+        return ""
+    return " Means over seeds with 95 % intervals (Student t)."
 
 
 def _central(groups: Sequence[Group], key: str) -> list[Level]:
@@ -137,7 +141,7 @@ def _deciles(groups: Sequence[Group]) -> Chart | None:
         title="Accuracy by activity",
         text="Final intent accuracy on test utterances of each tenth of the people, from the least "
         f"(1) to the most active (10); tenths with fewer than {FEWEST} test utterances are left "
-        "out. Bars are 95 % intervals over seeds where several were run.",
+        f"out.{_spread(groups)}",
         x="decile of activity",
         y="intent accuracy (%)",
         most=100,

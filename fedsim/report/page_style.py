@@ -34,11 +34,13 @@ dd { margin: 0; }
 figure { margin: 0; min-width: 0; }
 figure h3 { font-size: 1rem; margin: 0 0 .3rem; }
 figure svg { display: block; width: 100%; height: auto; }
+figure svg text { fill: var(--ink); }
 figcaption p { margin: .3rem 0; }
 .scroll { overflow-x: auto; margin: .6rem 0; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .7rem; text-align: right; white-space: nowrap; overflow-wrap: normal;
+th, td { padding: .3rem .7rem; text-align: right; overflow-wrap: normal;
   border-bottom: 1px solid var(--rule); }
+td.number { white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; border-bottom: 2px solid var(--rule); }
 th.text, td.text { text-align: left; }
 details { margin: .6rem 0; }
@@ -53,7 +55,7 @@ footer { margin-top: 3rem; }
   .charts { grid-template-columns: 1fr 1fr; }
   .scroll, pre { overflow: visible; }
   table { font-size: 7.5pt; }
-  th, td { padding: .15rem .35rem; white-space: normal; }
+  th, td, td.number { padding: .15rem .35rem; white-space: normal; }
   pre { white-space: pre-wrap; }
   details:not([open]), nav { display: none; }
 }

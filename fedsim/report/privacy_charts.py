@@ -235,7 +235,7 @@ def _beside(groups: Sequence[Group]) -> Iterator[Chart]:
                 name=f"{name.lower()}-beside-epsilon-{unit}",
                 title=f"{name} beside epsilon, {unit} level",
                 text="Final figures against what the worst has spent. Dashed lines are runs that "
-                f"claim nothing at {unit} level. Bars are 95 % intervals over seeds.",
+                f"claim nothing at {unit} level.",
                 x="epsilon of the worst",
                 y=axis,
                 kind="points",

@@ -252,4 +252,7 @@ def _failed(runs: Sequence[Run]) -> list[str]:
 
 
 def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
+    """A sentence; names of figures stay as they are written."""
+    first = text.split(" ", 1)[0]
+    begun = text if "_" in first else f"{text[:1].upper()}{text[1:]}"
+    return f"{begun.rstrip('.')}."
