@@ -160,5 +160,5 @@ def _cells(chart: Chart) -> Figure:
     panel.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     panel.yaxis.set_major_locator(MaxNLocator(integer=True))
     bar = figure.colorbar(mesh, ax=panel, pad=0.02)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     return figure

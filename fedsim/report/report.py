@@ -219,28 +219,33 @@ def _claims(run: Run) -> Table | None:
     if run.start.get("privacy") is None:
         return None
     last = run.rounds[-1]
-    example = last.get(UNITS[1][1])
+    observers = {
+        "the released models": "epsilon_max",
+        "the released models and who took part": "epsilon_participation_max",
+        "the server, which sees every update": "epsilon_server_max",
+    }
     rows = [
-        ("the released models", last["epsilon_max"], example),
-        ("the released models and who took part", last["epsilon_participation_max"], example),
-        ("the server, which sees every update", last["epsilon_server_max"], example),
-    ]
-    shown = [Column("observer", "who looks on", label=True)]
-    columns = (("device", "of the worst device", 1), ("example", "of the worst example", 2))
-    shown += [
-        Column(key, f"epsilon {title}", "number")
-        for key, title, place in columns
-        if any(row[place] is not None and np.isfinite(row[place]) for row in rows)
+        # Devices protect their examples themselves, so that holds before everybody.
+        {"observer": who, "device": last[key], "example": last.get(UNITS[1][1])}
+        for who, key in observers.items()
     ]
     return Table(
-        columns=shown,
-        rows=[dict(zip(("observer", "device", "example"), row, strict=True)) for row in rows],
+        columns=[
+            Column("observer", "who sees", label=True),
+            *(
+                Column(unit, f"epsilon of the worst {unit}", "number")
+                for unit, _ in UNITS
+                if any(np.isfinite(row[unit] or np.inf) for row in rows)
+            ),
+        ],
+        rows=rows,
         caption=f"Upper bounds at the end of the run, at delta {last['delta']:g}.",
     )
 
 
 def _leakage(runs: Sequence[Run]) -> list[str]:
-    return list(dict.fromkeys(text for run in runs for text in leakage_notes(run)))
+    """What holds for every panel, as the first run that has one tells it."""
+    return next((told for run in runs if (told := leakage_notes(run))), [])
 
 
 def _failed(runs: Sequence[Run]) -> list[str]:
