@@ -4,6 +4,7 @@ Colours are Okabe and Ito's in an order that keeps neighbours apart, every line 
 of its own; a chart of selection policies has the policies' own.
 """
 
+import textwrap
 from dataclasses import replace
 from typing import Any
 
@@ -38,6 +39,9 @@ _ORDER: tuple[tuple[str, Any, str], ...] = (
 FEW = 24
 """Points up to which a line shows where it was measured."""
 
+LABEL = 44
+"""Characters of a line of a legend."""
+
 MOST_TICKS = 12
 """Whole numbers up to which each has a tick."""
 
@@ -47,16 +51,19 @@ def drawn(chart: Chart) -> Figure:
     """The figure of a chart."""
     if chart.kind == "cells":
         return _cells(chart)
-    names = [one.label for one in chart.series] + [level.label for level in chart.levels]
+    names = [_wrapped(one.label) for one in (*chart.series, *chart.levels)]
     shown = names if len(names) > 1 else []
     rows = -(-len(shown) // labels_per_row(COLUMN, shown)) if shown else 0
-    figure, (panel,) = panels(1, height=2.35 + 0.16 * rows)
+    lines = rows * max((name.count("\n") + 1 for name in shown), default=0)
+    figure, (panel,) = panels(1, height=2.35 + 0.16 * lines)
     for position, one in enumerate(_side_by_side(chart)):
         _DRAW[chart.kind](panel, one, _look(one.look, position))
     for level in chart.levels:
         grey = (GREY, "--", "")
         colour, dashes, _ = grey if level.look is None else _look(level.look, 0)
-        panel.axhline(level.y, color=colour, linestyle=dashes, linewidth=0.9, label=level.label)
+        panel.axhline(
+            level.y, color=colour, linestyle=dashes, linewidth=0.9, label=_wrapped(level.label)
+        )
     if chart.diagonal:
         least = min(min(one.x.min(), one.y.min()) for one in chart.series)
         panel.plot([least, 1], [least, 1], color=GREY, linestyle="--", linewidth=0.9)
@@ -64,6 +71,11 @@ def drawn(chart: Chart) -> Figure:
     if shown:
         legend_above(figure, [panel])
     return figure
+
+
+def _wrapped(label: str) -> str:
+    """A label in as many lines as it needs to stay inside the figure."""
+    return "\n".join(textwrap.wrap(label, LABEL)) or label
 
 
 def _side_by_side(chart: Chart) -> list[Series]:
@@ -87,7 +99,7 @@ def _look(look: str | int | None, position: int) -> tuple[str, Any, str]:
 def _line(panel: Axes, one: Series, look: tuple[str, Any, str]) -> None:
     colour, dashes, marker = look
     panel.plot(
-        one.x, one.y, color=colour, linestyle=dashes, linewidth=1.4, label=one.label,
+        one.x, one.y, color=colour, linestyle=dashes, linewidth=1.4, label=_wrapped(one.label),
         marker=marker if len(one.x) <= FEW else "", markersize=3,
     )  # fmt: skip
     if one.low is not None and one.high is not None:
@@ -101,7 +113,7 @@ def _points(panel: Axes, one: Series, look: tuple[str, Any, str]) -> None:
         bars = np.maximum([one.y - one.low, one.high - one.y], 0)
     panel.errorbar(
         one.x, one.y, yerr=bars, color=colour, marker=marker, linestyle="none",
-        markersize=4 if len(one.x) <= FEW else 2.5, linewidth=0.9, label=one.label,
+        markersize=4 if len(one.x) <= FEW else 2.5, linewidth=0.9, label=_wrapped(one.label),
     )  # fmt: skip
 
 
@@ -109,7 +121,13 @@ def _steps(panel: Axes, one: Series, look: tuple[str, Any, str]) -> None:
     colour, dashes, _ = look
     panel.fill_between(one.x, one.y, step="post", color=colour, alpha=0.25, linewidth=0)
     panel.step(
-        one.x, one.y, where="post", color=colour, linestyle=dashes, linewidth=1.2, label=one.label
+        one.x,
+        one.y,
+        where="post",
+        color=colour,
+        linestyle=dashes,
+        linewidth=1.2,
+        label=_wrapped(one.label),
     )
 
 

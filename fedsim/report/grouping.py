@@ -26,6 +26,10 @@ _BARE = frozenset({"setting", "corpus", "model", "strategy", "selection_label"})
 """Options whose value says what it is a value of."""
 
 
+_CONTINUAL = ("periods", "by", "keep")
+"""Options that say nothing of static runs."""
+
+
 def runs_in(folders: Sequence[Path]) -> list[Run]:
     """Finished runs of folders, each a run's or one that holds runs up to two levels below.
 
@@ -106,7 +110,8 @@ def _group(runs: list[Run], varying: set[str]) -> Group:
     told = [n for n in varying if n not in ("selection_label", "weighting", "rounds")]
     if "selection_label" not in varying:
         told += [name for name in ("weighting", "rounds") if name in varying]
-    order = [name for name in options if name in told]
+    unused = _CONTINUAL if options.get("setting") == "static" else ()
+    order = [name for name in options if name in told and name not in unused]
     central = options.get("selection_label") == CENTRAL
     return Group(
         setting=options.get("setting", "static"),
@@ -120,8 +125,11 @@ def _group(runs: list[Run], varying: set[str]) -> Group:
 def _said(name: str, value: Any) -> str:
     if name in _BARE:
         return str(value)
+    plain = name.replace("_", " ")
+    if isinstance(value, bool):
+        return plain if value else f"no {plain}"
     shown = f"{value:g}" if isinstance(value, float) else "none" if value is None else value
-    return f"{name.replace('_', ' ')} {shown}"
+    return f"{plain} {shown}"
 
 
 def _leaves(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:

@@ -153,7 +153,7 @@ def _figure(chart: Chart, files: str, svg: str) -> str:
         f'<a href="{where}.{kind}">{kind.upper()}</a>' for kind in ("png", "svg", "csv")
     )
     return (
-        f'<figure id="{chart.name}"><h3>{escape(chart.title)}</h3>\n'
+        f'<figure id="figure-{chart.name}"><h3>{escape(chart.title)}</h3>\n'
         f"{inline(svg, chart.name, chart.title)}\n"
         f"<figcaption><p>{escape(chart.text)}</p><p>{links}</p></figcaption></figure>"
     )

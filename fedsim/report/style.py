@@ -104,7 +104,8 @@ def labels_per_row(width: float, labels: list[str]) -> int:
       labels: all of them; the longest decides.
     """
     # Inches of the longest label at 8 points, and of its handle.
-    longest = 0.058 * max(map(len, labels), default=0) + 0.45
+    lines = (line for label in labels for line in label.split("\n"))
+    longest = 0.058 * max(map(len, lines), default=0) + 0.45
     return min(7 if width > COLUMN else 3, max(1, int(width // longest)))
 
 

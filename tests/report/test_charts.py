@@ -18,7 +18,9 @@ def chart(kind="line", labels=("first", "second"), **settings):
         Series(label=label, x=x, y=x * (k + 1) / 4, low=x * 0, high=x * 0 + 3)
         for k, label in enumerate(labels)
     ]
-    return Chart(name="c", title="C", text="", x="round", y="%", series=series, kind=kind, **settings)
+    return Chart(
+        name="c", title="C", text="", x="round", y="%", series=series, kind=kind, **settings
+    )
 
 
 def test_the_csv_has_the_numbers_that_are_drawn():
