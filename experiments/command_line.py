@@ -132,6 +132,37 @@ class BenchCommand:
     json: Path | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReportCommand:
+    """Write a page about one run or several: an HTML file that loads nothing, light and dark.
+
+    Beside it, in a folder of its name, every figure as PNG and SVG with its numbers as CSV. Runs
+    that differ in the seed alone are shown together, with intervals.
+
+    Attributes:
+      folders: of runs, or folders that hold such folders.
+      out: the HTML file; default report.html, in the folder where a single one is named.
+    """
+
+    folders: tyro.conf.Positional[tuple[Path, ...]]
+    out: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TablesCommand:
+    """Print a paper-style table of any runs: means over seeds, intervals, a paired test.
+
+    A row is compared with the first of its corpus and setting, so name the baseline first.
+
+    Attributes:
+      folders: of runs, or folders that hold such folders.
+      out: folder for the table as Markdown, LaTeX (booktabs) and CSV; default: it is printed alone.
+    """
+
+    folders: tyro.conf.Positional[tuple[Path, ...]]
+    out: Path | None = None
+
+
 REFUTED = 3
 """Exit code of a finished run whose audit shows more leakage than it claims."""
 
@@ -242,6 +273,29 @@ def _experiment(command: ExperimentCommand) -> tuple[Callable[..., "Table"], Cal
     return selection.selection, selection.preset_options
 
 
+def report(command: ReportCommand) -> None:
+    """`fedsim report`."""
+    from fedsim.report.grouping import runs_in
+    from fedsim.report.report import write_report
+
+    single = command.folders[0] if len(command.folders) == 1 else Path()
+    page, *files = write_report(runs_in(command.folders), command.out or single / "report.html")
+    print(f"Page: {page}\nFigures: {files[0].parent} ({len(files)} files)")
+
+
+def tables(command: TablesCommand) -> None:
+    """`fedsim tables`."""
+    from fedsim.report.group_table import group_table
+    from fedsim.report.grouping import grouped, runs_in
+
+    table = group_table(grouped(runs_in(command.folders)))
+    print(table.markdown())
+    if command.out is not None:
+        print("Files:")
+        for path in table.save(command.out, "table"):
+            print(f"  {path}")
+
+
 def bench(command: BenchCommand) -> None:
     """`fedsim bench`."""
     require(
@@ -305,6 +359,8 @@ COMMANDS: dict[str, tuple[type, Callable]] = {
     "resume": (ResumeCommand, resume),
     "experiment": (ExperimentCommand, experiment),
     "bench": (BenchCommand, bench),
+    "report": (ReportCommand, report),
+    "tables": (TablesCommand, tables),
 }
 
 USAGE = """usage: fedsim COMMAND [OPTIONS]
@@ -314,6 +370,8 @@ USAGE = """usage: fedsim COMMAND [OPTIONS]
   experiment NAME     one paper-style table: selection, price-of-activity, dpsgd, leakage
   bench NAME          one benchmark: round, population, dpsgd, ledger, leakage,
                       cohort
+  report DIR...       one HTML page about one run or several
+  tables DIR...       a paper-style table of any runs
 
   fedsim COMMAND --help    the options of a command
   fedsim --version         the version

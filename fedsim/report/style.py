@@ -93,10 +93,7 @@ def legend_above(figure: Figure, axes: list[Axes]) -> None:
     for panel in axes:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    width = figure.get_figwidth()
-    # Inches of the longest label at 8 points, and of its handle.
-    longest = 0.058 * max(map(len, found), default=0) + 0.45
-    per_row = min(7 if width > COLUMN else 3, max(1, int(width // longest)))
+    per_row = labels_per_row(figure.get_figwidth(), list(found))
     figure.legend(
         list(found.values()),
         list(found),
@@ -106,6 +103,19 @@ def legend_above(figure: Figure, axes: list[Axes]) -> None:
         handletextpad=0.5,
         columnspacing=1.2,
     )
+
+
+def labels_per_row(width: float, labels: list[str]) -> int:
+    """Labels that fit side by side above a figure, >= 1.
+
+    Args:
+      width: of the figure, in inches.
+      labels: all of them; the longest decides.
+    """
+    # Inches of the longest label at 8 points, and of its handle.
+    lines = (line for label in labels for line in label.split("\n"))
+    longest = 0.058 * max(map(len, lines), default=0) + 0.45
+    return min(7 if width > COLUMN else 3, max(1, int(width // longest)))
 
 
 def image(figure: Figure, kind: str) -> bytes:
