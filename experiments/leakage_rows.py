@@ -45,7 +45,6 @@ class Row:
         return Cell(
             name="-".join([*parts, *level, f"seed{seed}"]),
             options=replace(o, seed=seed),
-            mechanism="edp-sgd" if self.privacy == EDP else "exact",
         )
 
     def exposed(self, runs: Sequence[Run]) -> Exposed:
@@ -77,6 +76,7 @@ def rows_of(options: RunOptions, noise: Mapping[Privacy, Sequence[float]]) -> li
                     own,
                     dp="device" if privacy == DEVICE else "example",
                     clip_norm=CLIP_NORMS[privacy],
+                    clipping="edp-sgd" if privacy == EDP else "flat",
                 )
                 rows += [
                     Row(

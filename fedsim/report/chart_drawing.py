@@ -51,7 +51,8 @@ def drawn(chart: Chart) -> Figure:
     """The figure of a chart."""
     if chart.kind == "cells":
         return _cells(chart)
-    names = [_wrapped(one.label) for one in (*chart.series, *chart.levels)]
+    labels = [one.label for one in chart.series] + [level.label for level in chart.levels]
+    names = [_wrapped(label) for label in labels]
     shown = names if len(names) > 1 else []
     rows = -(-len(shown) // labels_per_row(COLUMN, shown)) if shown else 0
     lines = rows * max((name.count("\n") + 1 for name in shown), default=0)

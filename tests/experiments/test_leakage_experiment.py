@@ -47,7 +47,7 @@ def test_every_row_can_be_run_and_has_a_name_of_its_own(preset):
     for cell in cells:
         assert cell.options.leakage
         check_options(cell.options)
-    assert {cell.mechanism for cell in cells} == {"exact", "edp-sgd"}
+    assert {cell.options.clipping for cell in cells} == {"flat", "edp-sgd"}
 
 
 def test_all_rows_are_attacked_on_the_same_utterances_under_the_same_coins(folder, table):
