@@ -17,7 +17,8 @@ def check_arguments(command: type, arguments: Sequence[str]) -> None:
     """Refuse unknown options, missing values, and values that are no choice or no number.
 
     Args:
-      command: a dataclass whose fields are the options; annotated ones are given without a name.
+      command: a dataclass whose fields are the options; annotated ones are given without a name,
+        a tuple of them once or more.
       arguments: the words after the command's name.
 
     Raises:
@@ -33,7 +34,7 @@ def check_arguments(command: type, arguments: Sequence[str]) -> None:
     raw = get_type_hints(command, include_extras=True)
     places = [name for name in hints if get_origin(raw[name]) is Annotated]
     options = {f"--{n.replace('_', '-')}": hints[n] for n in hints if n not in places}
-    words = list(arguments)
+    words, given = list(arguments), set()
     while words:
         word = words.pop(0)
         if word in ("-h", "--help"):
@@ -44,10 +45,15 @@ def check_arguments(command: type, arguments: Sequence[str]) -> None:
                 check_value(name, value, options[name])
         else:
             require(bool(places), f"{word!r} is no option; options look like --name value")
-            name = places.pop(0)
-            check_value(name, word, hints[name])
+            name = places[0]
+            given.add(name)
+            if get_origin(hints[name]) is not tuple:
+                check_value(name, word, hints[name])
+                places.pop(0)
     for name in places:
-        known = get_args(hints[name])
+        if name in given:
+            continue
+        known = get_args(hints[name]) if get_origin(hints[name]) is Literal else ()
         remedy = f"choose {_choices(hints[name])}" if known else "write it after the command"
         raise ConfigError(f"{name} is missing; {remedy}")
 

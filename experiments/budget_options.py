@@ -120,10 +120,15 @@ def _groups(text: str) -> dict[float, float] | tuple[float, float]:
             least, most = map(float, text.split("-"))
     if not groups and 0 < least < most < float("inf"):
         return least, most
+    numbers = [*groups, *groups.values()]
     require(
-        min([*groups, *groups.values()], default=0.0) > 0 and len(groups) == len(pairs),
+        bool(numbers) and all(0 < number < float("inf") for number in numbers),
         f"budgets is {text!r}; expected epsilon:share pairs such as 2:.54,4:.37,8:.09, or a range "
-        "such as 1-8",
+        "such as 1-8, of finite numbers above 0",
+    )
+    require(
+        len(groups) == len(pairs),
+        f"budgets {text!r} name an epsilon twice; name each once, with the sum of its shares",
     )
     total = sum(groups.values())
     require(

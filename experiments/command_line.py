@@ -1,6 +1,6 @@
 """The command `fedsim`: parse, call one typed function, print what it returns.
 
-Exit codes: 0 done, 2 something in the options, the files or the data is wrong, 3 the run is done
+Exit codes: 0 done, 2 something in the options, the files or the data is wrong, 3 a run is done
 and its audit of leakage refutes what it claims (of both one sentence on standard error says what),
 130 interrupted. Nothing heavy is imported before a command runs.
 """
@@ -57,7 +57,8 @@ class ExperimentCommand:
     Attributes:
       name: selection: does drawing active devices more often help; price-of-activity: what it costs
         each device in device-level privacy, and what it buys; dpsgd: what example-level privacy
-        costs in accuracy, time and memory, by each way of computing a step.
+        costs in accuracy, time and memory, by each way of computing a step; leakage: what an
+        attacker gets out of models trained with more or less privacy.
       preset: how much of it.
       seeds: runs of every row; default: the preset's.
       corpus: home, massive, snips, a file or a hub name; default: the preset's (dpsgd: one or two).
@@ -80,7 +81,7 @@ class ExperimentCommand:
       out: folder for runs, tables and figures; default runs/NAME.
     """
 
-    name: tyro.conf.Positional[Literal["selection", "price-of-activity", "dpsgd"]]
+    name: tyro.conf.Positional[Literal["selection", "price-of-activity", "dpsgd", "leakage"]]
     preset: Literal["quick", "paper"] = "quick"
     seeds: int | None = None
     corpus: str | None = None
@@ -129,6 +130,37 @@ class BenchCommand:
     workers: int | None = None
     pfl_python: Path | None = None
     json: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportCommand:
+    """Write a page about one run or several: an HTML file that loads nothing, light and dark.
+
+    Beside it, in a folder of its name, every figure as PNG and SVG with its numbers as CSV. Runs
+    that differ in the seed alone are shown together, with intervals.
+
+    Attributes:
+      folders: of runs, or folders that hold such folders.
+      out: the HTML file; default report.html, in the folder where a single one is named.
+    """
+
+    folders: tyro.conf.Positional[tuple[Path, ...]]
+    out: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TablesCommand:
+    """Print a paper-style table of any runs: means over seeds, intervals, a paired test.
+
+    A row is compared with the first of its corpus and setting, so name the baseline first.
+
+    Attributes:
+      folders: of runs, or folders that hold such folders.
+      out: folder for the table as Markdown, LaTeX (booktabs) and CSV; default: it is printed alone.
+    """
+
+    folders: tyro.conf.Positional[tuple[Path, ...]]
+    out: Path | None = None
 
 
 REFUTED = 3
@@ -181,7 +213,7 @@ def show(finished: "Run") -> None:
         print(f"\nRecord: {finished.path}")
 
 
-def experiment(command: ExperimentCommand) -> None:
+def experiment(command: ExperimentCommand) -> int:
     """`fedsim experiment`."""
     run_experiment, preset_options = _experiment(command)
     passed = {field.name for field in fields(RunOptions)} & vars(command).keys()
@@ -199,6 +231,10 @@ def experiment(command: ExperimentCommand) -> None:
     for path in table.save(out, command.name):
         print(f"  {path}")
     print(f"  {out / 'runs'}/  (one folder a run)")
+    refuted = [row["refuted"] for row in table.rows if row.get("refuted")]
+    for sentence in refuted:
+        print(f"fedsim: {sentence}", file=sys.stderr)
+    return REFUTED if refuted else 0
 
 
 def _experiment(command: ExperimentCommand) -> tuple[Callable[..., "Table"], Callable]:
@@ -218,6 +254,15 @@ def _experiment(command: ExperimentCommand) -> tuple[Callable[..., "Table"], Cal
                 "own; leave it out",
             )
         return dpsgd.dpsgd, dpsgd.preset_options
+    if command.name == "leakage":
+        from experiments import leakage
+
+        require(
+            command.epsilon is None,
+            f"--epsilon is {command.epsilon}, and experiment leakage has noise levels of its own; "
+            "leave it out",
+        )
+        return leakage.leakage, leakage.preset_options
     from experiments import selection
 
     require(
@@ -226,6 +271,29 @@ def _experiment(command: ExperimentCommand) -> tuple[Callable[..., "Table"], Cal
         "choose price-of-activity",
     )
     return selection.selection, selection.preset_options
+
+
+def report(command: ReportCommand) -> None:
+    """`fedsim report`."""
+    from fedsim.report.grouping import runs_in
+    from fedsim.report.report import write_report
+
+    single = command.folders[0] if len(command.folders) == 1 else Path()
+    page, *files = write_report(runs_in(command.folders), command.out or single / "report.html")
+    print(f"Page: {page}\nFigures: {files[0].parent} ({len(files)} files)")
+
+
+def tables(command: TablesCommand) -> None:
+    """`fedsim tables`."""
+    from fedsim.report.group_table import group_table
+    from fedsim.report.grouping import grouped, runs_in
+
+    table = group_table(grouped(runs_in(command.folders)))
+    print(table.markdown())
+    if command.out is not None:
+        print("Files:")
+        for path in table.save(command.out, "table"):
+            print(f"  {path}")
 
 
 def bench(command: BenchCommand) -> None:
@@ -291,15 +359,19 @@ COMMANDS: dict[str, tuple[type, Callable]] = {
     "resume": (ResumeCommand, resume),
     "experiment": (ExperimentCommand, experiment),
     "bench": (BenchCommand, bench),
+    "report": (ReportCommand, report),
+    "tables": (TablesCommand, tables),
 }
 
 USAGE = """usage: fedsim COMMAND [OPTIONS]
 
   run                 one simulation
   resume DIR          go on with one that was interrupted
-  experiment NAME     one paper-style table: selection, price-of-activity, dpsgd
+  experiment NAME     one paper-style table: selection, price-of-activity, dpsgd, leakage
   bench NAME          one benchmark: round, population, dpsgd, ledger, leakage,
                       cohort
+  report DIR...       one HTML page about one run or several
+  tables DIR...       a paper-style table of any runs
 
   fedsim COMMAND --help    the options of a command
   fedsim --version         the version

@@ -95,7 +95,8 @@ class RunOptions:
       weight_cap: public bound on weights, under add-remove.
       denominator: public constant that the sum is divided by, under add-remove.
       example_cap: examples beyond which a device weighs no more.
-      device_budget: epsilon that no device may exceed; one that would is not drawn again.
+      device_budget: epsilon that no device may exceed; it sits out every round that would take it
+        above.
       run_budget: epsilon that the worst device may not exceed; the run stops before it would.
       budgets: of --selection budgets, epsilon:share pairs (2:.54,4:.37,8:.09) or a range (1-8),
         dealt out to devices at random; they and --cohort fix the noise.

@@ -30,9 +30,9 @@ class Probe(Protocol):
     One that remembers earlier rounds has `state_dict()` and `load_state_dict()`, so that a run that
     was interrupted goes on with what it remembered. One that has `files()`, file stem -> arrays by
     name, leaves them in the record as DIR/STEM.npz when the run ends. One that has
-    `begin(account)` is given the ledgers before the first round; what it returns stands in
-    start.json, and must be the same where a run goes on. One that has `observe()` is an
-    `Observer`.
+    `begin(account, last)` is given the ledgers and the last round's number before the first round;
+    what it returns stands in start.json, and must be the same where a run goes on. One that has
+    `observe()` is an `Observer`.
     """
 
     def __call__(self, finished: FinishedRound) -> Figures:

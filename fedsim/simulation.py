@@ -249,7 +249,7 @@ class Simulation:
             assumptions.append(f"the run's privacy budget ends it after round {last}")
         assumptions += getattr(privacy, "assumptions", [])
         begun = {
-            type(probe).__name__: probe.begin(account)
+            type(probe).__name__: probe.begin(account, last)
             for probe in self.probes
             if hasattr(probe, "begin")
         }

@@ -7,6 +7,7 @@ individualized privacy assignment for DP-SGD", NeurIPS 2023, https://arxiv.org/a
 "Sample"); one budget a client, Lange et al., 2025, https://arxiv.org/abs/2501.17634.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -51,8 +52,9 @@ class BudgetSelection:
     natural_weighting = "equal"
 
     def __post_init__(self) -> None:
-        least = min(self.budgets, default=0.0)
+        least, most = min(self.budgets, default=0.0), max(self.budgets, default=0.0)
         require(least > 0, f"the smallest of the budgets is {least:g}; choose epsilons above 0")
+        require(most < math.inf, f"the largest of the budgets is {most:g}; choose finite epsilons")
         require(
             self.noise_multiplier > 0,
             f"noise_multiplier is {self.noise_multiplier}; choose more than 0, or no budget allows "

@@ -28,7 +28,7 @@ from fedsim.engine.flower import to_parameters, to_record
 from fedsim.errors import ConfigError, require
 from fedsim.plan import Plan
 from fedsim.privacy.device_ledger import DeviceLedger
-from fedsim.privacy.device_noise import Period, last_round, resolved
+from fedsim.privacy.device_noise import Period, last_round, opened, resolved
 from fedsim.privacy.noise import Normal, secure, seeded
 from fedsim.privacy.release import DeviceLevel, Release
 from fedsim.state import StrategyState
@@ -118,13 +118,11 @@ class PrivateAggregation(Strategy):
           The last round that the run's budget allows; None where it allows all.
 
         Raises:
-          ConfigError: delta is too large, no noise reaches the target, or a bound is missing.
+          ConfigError: delta is too large, no noise reaches the target, a bound is missing, or a
+            budget is spent by the first round.
         """
         self.mechanism = resolved(self.mechanism, periods, independent=independent, cap=cap)
-        adjacency, delta = self.mechanism.adjacency, self.mechanism.delta
-        assert delta is not None
-        bound = cap if adjacency == "add-remove" else None
-        self._ledger = DeviceLedger(len(periods[0][0]), delta, adjacency, bound)
+        self._ledger = opened(self.mechanism, periods, independent=independent, cap=cap)
         return last_round(self.mechanism, periods, independent=independent, cap=cap)
 
     def release(self, rates: np.ndarray, weights: np.ndarray, scheduled: np.ndarray) -> Release:
@@ -143,11 +141,10 @@ class PrivateAggregation(Strategy):
         self, rates: np.ndarray, weights: np.ndarray, *, independent: bool
     ) -> np.ndarray | None:
         """(devices,) which devices a further round leaves within their budget; None without one."""
-        budget = self.mechanism.device_budget
-        if budget is None:
+        if self.mechanism.device_budget is None:
             return None
         planned = self.release(rates, weights, rates).event(rates, weights, independent=independent)
-        return self.ledger.affordable(planned, budget)
+        return self.ledger.affordable(planned)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

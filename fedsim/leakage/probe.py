@@ -54,7 +54,8 @@ class Leakage:
       panel: who is attacked.
       population: before the panel's coins were applied.
       model: the run's, whose own parameters are the untrained model.
-      schedule: the run's; it fixes the audited rounds before training.
+      schedule: the run's; it fixes the audited rounds before training, unless a privacy budget ends
+        the run before them, which is known before training too.
       every: rounds between measurements; audited rounds and the last are measured too.
       claim: what the bound is held against; None reads the run's own ledgers.
       losses: parameters -> (n,) losses of the panel's rows, smaller where they look trained on;
@@ -76,8 +77,7 @@ class Leakage:
     def __post_init__(self) -> None:
         require(self.every >= 1, f"every is {self.every}; choose 1 (every round) or more")
         self._due = Due(every=self.every)
-        self.audit = Audit(rounds=audited_rounds(self.schedule.rounds), groups=1 + len(GROUPS))
-        self.delta = self.audit.delta(len(self.panel))
+        self._promise(self.schedule.rounds)
         self.best = np.zeros(1 + len(GROUPS))
         schedule = self.schedule
         people = self.population.cut(schedule.periods, schedule.by, schedule.retention)
@@ -122,8 +122,9 @@ class Leakage:
             "leakage/bound_exceeds_claim": self.exceeded,
         }
 
-    def begin(self, account: Account) -> dict[str, Any]:
+    def begin(self, account: Account, last: int) -> dict[str, Any]:
         """Panel and audit as they are fixed before training, and what a reader must know."""
+        self._promise(last)
         digest = hashlib.sha256()
         for array in self.panel.arrays().values():
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -169,6 +170,11 @@ class Leakage:
         self.best, self.exceeded = state["best"].copy(), state["exceeded"]
         self._reference = state["untrained"]
         self._kept.load_state_dict(state["losses"])
+
+    def _promise(self, last: int) -> None:
+        """Fix which rounds are audited, the last of the run among them, and at which delta."""
+        self.audit = Audit(rounds=audited_rounds(last), groups=1 + len(GROUPS))
+        self.delta = self.audit.delta(len(self.panel))
 
     def _scored(self, parameters: Parameters, map: Callable[..., Iterable]) -> np.ndarray:
         """Losses an attack can work with: a model that diverged must not end the run."""

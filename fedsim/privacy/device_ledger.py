@@ -48,6 +48,7 @@ class DeviceLedger:
       delta: of every epsilon it reports, in (0, 1).
       adjacency: "zero-out" (mode A), or "add-remove" (mode B: the claim is at `cap`).
       cap: public bound on every rate, under "add-remove".
+      budget: epsilon that each device may have spent at most, (devices,) or one for all.
 
     Example:
       >>> from fedsim.privacy.events import Gaussian
@@ -67,6 +68,7 @@ class DeviceLedger:
         delta: float,
         adjacency: Adjacency = "zero-out",
         cap: float | None = None,
+        budget: np.ndarray | float = np.inf,
     ) -> None:
         require(devices >= 1, f"devices is {devices}; a ledger needs 1 or more")
         require(0 < delta < 1, f"delta is {delta}; choose a probability between 0 and 1")
@@ -78,6 +80,7 @@ class DeviceLedger:
             f"cap is {cap} under {adjacency}; add-remove needs a public cap, zero-out takes none",
         )
         self.devices, self.delta, self.adjacency, self.cap = devices, delta, adjacency, cap
+        self.budget = np.broadcast_to(np.asarray(budget, np.float64), (devices,))
         self._histories = Histories(devices)
         self._claim = Histories(1)
         self._squares = np.zeros(devices)
@@ -97,9 +100,15 @@ class DeviceLedger:
           cohort: (drawn,) devices asked, whether or not they reply.
 
         Raises:
-          ConfigError: under add-remove, a rate above the public cap.
+          ConfigError: under add-remove, a rate above the public cap; or a device that this would
+            take above its budget.
         """
-        self._check(planned)
+        over = (planned.rates > 0) & ~self.affordable(planned)
+        require(
+            not over.any(),
+            f"a round would take {int(over.sum())} devices above their budgets; plan it with rates "
+            "of 0 for those that `affordable` says cannot pay for it",
+        )
         if planned.noise == 0:
             self._broken = True
             return
@@ -116,16 +125,19 @@ class DeviceLedger:
 
         `epsilon_max` and `epsilon_participation_max` are claims for the whole system, and
         `epsilon_median` the upper median over all devices (under add-remove a private figure).
+        Where very many histories cost nearly the same, they are bounds; nobody's is above the
+        largest budget, which no charge has exceeded.
         """
         infinite = float("inf")
+        ceiling = float(self.budget.max())
         highest = median = taken = infinite
         if not self._broken:
             groups, _ = self._histories.groups()
             bounds = groups.bounds(self.delta)
             everyone = np.arange(len(bounds))
-            median = groups.ranked(bounds, self.delta, self.devices // 2 + 1).epsilon
+            median = min(groups.ranked(bounds, self.delta, self.devices // 2 + 1).epsilon, ceiling)
             if self.cap is None:
-                highest = groups.worst(bounds, self.delta, everyone).epsilon
+                highest = min(groups.worst(bounds, self.delta, everyone).epsilon, ceiling)
                 taken = gaussian_epsilon(float(self._squares.max()) ** 0.5, self.delta)
             else:
                 # Who is not among the devices is seen not to take part: `taken` stays infinite.
@@ -196,35 +208,34 @@ class DeviceLedger:
         squares = self._squares[devices].tolist()
         return np.array([gaussian_epsilon(mu**0.5, self.delta) for mu in squares])
 
-    def affordable(self, planned: DeviceSum, budget: np.ndarray | float) -> np.ndarray:
+    def affordable(self, planned: DeviceSum) -> np.ndarray:
         """Which devices can be charged a further round without exceeding their budget.
 
-        It reads scheduled rates and nothing else, so retiring the others gives nothing away: who
-        retires when is the same for both of two neighbours that agree on activity, a run with
-        retirement is one with other rates that were known before it, and these are what is charged.
-        A device is at rate 0 from the first round that it cannot afford, and at that rate nothing
-        is charged, so by induction over rounds nobody exceeds a budget that the first round keeps.
+        It reads scheduled rates and nothing else, so that the others sit it out gives nothing away:
+        who does when is the same for both of two neighbours that agree on activity, such a run is
+        one with other rates that were known before it, and these are what is charged. A device is
+        at rate 0 in every round that it cannot afford, and at that rate nothing is charged, so by
+        induction over rounds nobody exceeds a budget.
 
         Args:
           planned: the round as it would be planned with everybody in it.
-          budget: epsilon of each device at the ledger's delta, (devices,) or one for all.
 
         Returns:
           (devices,) bool.
         """
         self._check(planned)
-        budgets = np.broadcast_to(np.asarray(budget, np.float64), (self.devices,))
-        if self._broken or planned.noise == 0:
-            return np.isposinf(budgets)
+        unlimited = np.isposinf(self.budget)
+        if unlimited.all() or self._broken or planned.noise == 0:
+            return unlimited
         after = self._histories.copy()
         after.add(*planned.steps())
         groups, group = after.groups()
-        fits = groups.bounds(self.delta)[group] <= budgets
+        fits = groups.bounds(self.delta)[group] <= self.budget
         # The bound may be far too large: who fails it is priced exactly.
         unsure = np.unique(group[~fits])
         exact = np.full(len(groups.members), np.inf)
         exact[unsure] = [groups.epsilon(g, self.delta) for g in unsure.tolist()]
-        return fits | (exact[group] <= budgets)
+        return fits | (exact[group] <= self.budget)
 
     def groups(self) -> tuple[Groups, np.ndarray]:
         """The distinct histories, and (devices,) which of them is each device's."""

@@ -13,6 +13,7 @@ from fedsim.errors import require
 from fedsim.privacy.calibration import device_level_noise
 from fedsim.privacy.delta import delta_for
 from fedsim.privacy.device_ledger import DeviceLedger
+from fedsim.privacy.device_sum import DeviceSum
 from fedsim.privacy.release import DeviceLevel
 
 Period = tuple[np.ndarray, np.ndarray, int]
@@ -55,6 +56,43 @@ def resolved(
     return replace(mechanism, noise_multiplier=sigma, epsilon=None, delta=delta)
 
 
+def opened(
+    mechanism: DeviceLevel, periods: Sequence[Period], *, independent: bool, cap: float | None
+) -> DeviceLedger:
+    """The ledger of a run, before its first round.
+
+    Args:
+      mechanism: resolved.
+      periods: of the run.
+      independent: whether cohorts are drawn by independent coins.
+      cap: public bound on every rate, needed under add-remove.
+
+    Raises:
+      ConfigError: no device can pay for a single round of any period.
+    """
+    assert mechanism.delta is not None
+    own = mechanism.device_budget
+    ledger = DeviceLedger(
+        len(periods[0][0]),
+        mechanism.delta,
+        mechanism.adjacency,
+        cap if mechanism.adjacency == "add-remove" else None,
+        np.inf if own is None else own,
+    )
+    require(
+        own is None
+        or any(
+            (
+                ledger.affordable(_planned(mechanism, rates, weights, independent)) & (rates > 0)
+            ).any()
+            for rates, weights, _ in periods
+        ),
+        f"device_budget is {own}, which a single round would exceed for every device; choose more "
+        "noise or a larger budget",
+    )
+    return ledger
+
+
 def last_round(
     mechanism: DeviceLevel, periods: Sequence[Period], *, independent: bool, cap: float | None
 ) -> int | None:
@@ -63,20 +101,20 @@ def last_round(
     Raises:
       ConfigError: the first round would.
     """
-    budget = mechanism.run_budget
-    if budget is None:
+    budget, own = mechanism.run_budget, mechanism.device_budget
+    # Where nobody exceeds a budget of their own, the worst device does not either. Under add-remove
+    # the claim is at the cap, whoever sits out.
+    kept = own is not None and budget is not None and own <= budget
+    if budget is None or (kept and mechanism.adjacency == "zero-out"):
         return None
-    adjacency, delta = mechanism.adjacency, mechanism.delta
-    assert delta is not None
-    bound = cap if adjacency == "add-remove" else None
+    unlimited = replace(mechanism, device_budget=None)
     total = sum(rounds for _, _, rounds in periods)
 
     def spent(rounds: int) -> float:
-        ledger = DeviceLedger(len(periods[0][0]), delta, adjacency, bound)
+        ledger = opened(unlimited, periods, independent=independent, cap=cap)
         nobody = np.zeros(0, np.int64)
         for rates, weights, most in periods:
-            release = mechanism.release(rates=rates, weights=weights)
-            event = release.event(rates, weights, independent=independent)
+            event = _planned(mechanism, rates, weights, independent)
             for _ in range(min(most, rounds)):
                 ledger.charge(event, nobody)
             rounds -= min(most, rounds)
@@ -97,6 +135,14 @@ def last_round(
         "budget",
     )
     return low
+
+
+def _planned(
+    mechanism: DeviceLevel, rates: np.ndarray, weights: np.ndarray, independent: bool
+) -> DeviceSum:
+    """A round with everybody in it."""
+    release = mechanism.release(rates=rates, weights=weights)
+    return release.event(rates, weights, independent=independent)
 
 
 def _priced(

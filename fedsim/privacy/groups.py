@@ -112,7 +112,7 @@ class Groups:
             left = left[~self._within(left, top)]
             if len(left) == 0:
                 return best
-        rest = self._covered(left, bounds, delta)
+        rest = self._covered(left, bounds, delta, relation)
         return best if best.epsilon >= rest.epsilon else rest
 
     def ranked(self, bounds: np.ndarray, delta: float, rank: int) -> Worst:
@@ -125,13 +125,16 @@ class Groups:
         """The same histories under noise that is so many times larger."""
         return replace(self, noises=self.noises * factor)
 
-    def _covered(self, groups: np.ndarray, bounds: np.ndarray, delta: float) -> Worst:
+    def _covered(
+        self, groups: np.ndarray, bounds: np.ndarray, delta: float, relation: Relation
+    ) -> Worst:
         """A bound on the exact epsilons of some groups, and one of those that may reach it.
 
         Args:
           groups: one or more.
-          bounds: (groups,) Renyi bounds of all.
+          bounds: (groups,) Renyi bounds of all, at this delta and relation.
           delta: in (0, 1).
+          relation: what neighbours differ in.
         """
 
         def entry(part: np.ndarray) -> tuple[float, int, np.ndarray]:
@@ -142,7 +145,7 @@ class Groups:
                 times=self.times[part].max(axis=0, keepdims=True),
                 members=np.ones(1, np.int64),
             )
-            most = min(cover.epsilon(0, delta), float(bounds[part].max()))
+            most = min(cover.epsilon(0, delta, relation), float(bounds[part].max()))
             # The second number only breaks ties.
             return -most, int(part[0]), part
 

@@ -77,8 +77,8 @@ class DeviceLevel:
       example_cap: examples beyond which a device weighs no more, for weights by examples; a public
         constant, needed under add-remove.
       smallest_rate: rate below which an inverse-rate weight grows no more; likewise.
-      device_budget: epsilon that no device may exceed; one that would is not drawn again. Decided
-        by scheduled rates alone.
+      device_budget: epsilon that no device may exceed; it sits out every round that would take it
+        above. Decided by scheduled rates alone.
       run_budget: epsilon that the worst device may not exceed; the run stops before it would.
       adaptive: how the clip norm adapts, or None.
       secure_noise: take the noise from the operating system; no run is then like another.

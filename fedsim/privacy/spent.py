@@ -92,12 +92,18 @@ class DevicePrivacy:
     @property
     def assumptions(self) -> list[str]:
         """Under what the figures hold, and what they do not cover."""
-        return [
+        found = [
             f"device-level epsilons are at delta {self.ledger.delta:g}, {self.ledger.assumption}",
             "epsilon_max is a claim before an observer of the released models; one who also sees "
             "who took part: epsilon_participation_max; the server sees raw updates: infinite",
             *EVERY_CLAIM,
         ]
+        if self.mechanism.secure_noise:
+            found.append(
+                "the noise on the devices' sum comes from the operating system; the run cannot be "
+                "reproduced"
+            )
+        return found
 
     def __call__(self, finished: FinishedRound) -> dict[str, Any]:
         """Claims, the curves of single devices, and the distribution of bounds over all devices."""

@@ -38,9 +38,11 @@ class StepLoss:
     def log_moment(self, rate: float) -> float:
         """log E[e^(rate x loss)] over the finite losses."""
         if rate not in self._log_moments:
-            exponent = rate * self._spacing * (self.start + np.arange(len(self.mass)))
-            top = float(exponent.max())
-            moment = float((np.exp(exponent - top) * self.mass).sum())
+            # Losses without probability may be so large that beside them the others underflow.
+            held = np.flatnonzero(self.mass)
+            exponent = rate * self._spacing * (self.start + held)
+            top = float(exponent.max(initial=-math.inf))
+            moment = float((np.exp(exponent - top) * self.mass[held]).sum())
             self._log_moments[rate] = top + math.log(moment) if moment > 0 else math.inf
         return self._log_moments[rate]
 

@@ -153,9 +153,9 @@ def _cures(rows: Sequence[Priced], setting: str) -> list[str]:
     found = []
     if "retirement" in variants:
         found.append(
-            "Retirement: the run starts with the noise that uniform selection has; a device is "
-            "never drawn again once a further round would take it above the epsilon, by scheduled "
-            "rates, and what noise the fewer devices left make is in the effective noise."
+            "Retirement: the run starts with the noise that uniform selection has; a device sits "
+            "out every round that would take it above the epsilon, by scheduled rates, and what "
+            "noise the fewer devices left make is in the effective noise."
         )
     if PUBLIC in variants:
         found.append(

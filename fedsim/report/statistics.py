@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 LEVEL = 0.95
 
@@ -71,6 +71,28 @@ def estimate(values: Sequence[float], comparisons: int = 1) -> Estimate | None:
     quantile = stdtrit(count - 1, 1 - (1 - LEVEL) / comparisons / 2)
     half = float(quantile * np.std(values, ddof=1) / math.sqrt(count))
     return Estimate(mean=mean, low=mean - half, high=mean + half, count=count)
+
+
+def p_value(values: Sequence[float], comparisons: int = 1) -> float | None:
+    """Two-sided t test that the mean of independent values is 0; of changes by seed, a paired test.
+
+    It is below 0.05 exactly where the interval of `estimate` for as many comparisons leaves out 0.
+
+    Args:
+      values: one per seed.
+      comparisons: tests of the same family; p is multiplied by it (Bonferroni).
+
+    Returns:
+      None where there are fewer than two values, or where they do not vary.
+
+    Example:
+      >>> round(p_value([0.1, 0.2, 0.3]), 4)
+      0.0742
+    """
+    if len(values) < 2 or np.ptp(values) == 0:
+        return None
+    t = float(np.mean(values) / np.std(values, ddof=1) * math.sqrt(len(values)))
+    return min(1.0, comparisons * 2 * float(stdtr(len(values) - 1, -abs(t))))
 
 
 def relative_changes(

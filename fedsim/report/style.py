@@ -58,12 +58,21 @@ in_print_style = matplotlib.rc_context(_PRINT)
 """Decorator of a function that draws a figure."""
 
 
-def panels(count: int, height: float = 2.6, sharey: bool = True) -> tuple[Figure, list[Axes]]:
-    """A figure with `count` panels side by side; one takes a column, more the page's width."""
+def panels(
+    count: int, height: float = 2.6, sharey: bool = True, rows: int = 1
+) -> tuple[Figure, list[Axes]]:
+    """A figure with `count` panels side by side; one takes a column, more the page's width.
+
+    Args:
+      count: panels in a row.
+      height: of the figure in inches.
+      sharey: whether the panels of a row have one axis.
+      rows: of panels; the list goes on with the second row after the first.
+    """
     figure = Figure(figsize=(COLUMN if count == 1 else PAGE, height), layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(1, count, sharey=sharey, squeeze=False)
-    return figure, list(grid[0])
+    grid = figure.subplots(rows, count, sharey="row" if sharey else False, squeeze=False)
+    return figure, [panel for row in grid for panel in row]
 
 
 def line_style(policy: str) -> dict[str, Any]:
@@ -84,10 +93,7 @@ def legend_above(figure: Figure, axes: list[Axes]) -> None:
     for panel in axes:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    width = figure.get_figwidth()
-    # Inches of the longest label at 8 points, and of its handle.
-    longest = 0.058 * max(map(len, found), default=0) + 0.45
-    per_row = min(7 if width > COLUMN else 3, max(1, int(width // longest)))
+    per_row = labels_per_row(figure.get_figwidth(), list(found))
     figure.legend(
         list(found.values()),
         list(found),
@@ -97,6 +103,19 @@ def legend_above(figure: Figure, axes: list[Axes]) -> None:
         handletextpad=0.5,
         columnspacing=1.2,
     )
+
+
+def labels_per_row(width: float, labels: list[str]) -> int:
+    """Labels that fit side by side above a figure, >= 1.
+
+    Args:
+      width: of the figure, in inches.
+      labels: all of them; the longest decides.
+    """
+    # Inches of the longest label at 8 points, and of its handle.
+    lines = (line for label in labels for line in label.split("\n"))
+    longest = 0.058 * max(map(len, lines), default=0) + 0.45
+    return min(7 if width > COLUMN else 3, max(1, int(width // longest)))
 
 
 def image(figure: Figure, kind: str) -> bytes:

@@ -38,12 +38,18 @@ class Column:
         `AtLeast`; the others are an `Estimate` of a fraction: "percent" is shown with half-width,
         "share" without, "change" signed with both ends.
       label: says which row it is; repeated in every panel.
+      best: whether the "high"est or the "low"est mean of the rows is set in bold; "" for neither.
     """
 
     key: str
     title: str
     kind: Kind = "text"
     label: bool = False
+    best: Literal["", "high", "low"] = ""
+
+
+class Bold(str):
+    """A cell that is the best of its column."""
 
 
 Panel = list[tuple[Column, list[str]]]
@@ -95,7 +101,7 @@ class Table:
     def markdown(self) -> str:
         """Aligned pipe tables, the caption above and the notes below; ends in a newline."""
         parts = [self.caption] if self.caption else []
-        for heading, panels in self._parts:
+        for heading, panels in self.parts:
             parts += [f"**{heading}**"] if heading else []
             parts += ["\n".join(_aligned(panel)) for panel in panels]
         if self.notes:
@@ -109,7 +115,7 @@ class Table:
         if self.caption:
             lines.append(rf"\caption{{{escaped(self.caption)}}}")
         first = True
-        for heading, panels in self._parts:
+        for heading, panels in self.parts:
             for number, panel in enumerate(panels):
                 lines += [] if first else ["", r"\medskip"]
                 lines += [rf"{escaped(heading)}\par"] if heading and not number else []
@@ -161,7 +167,7 @@ class Table:
         return [write_whole(Path(folder) / file, data) for file, data in contents.items()]
 
     @cached_property
-    def _parts(self) -> list[tuple[str, list[Panel]]]:
+    def parts(self) -> list[tuple[str, list[Panel]]]:
         """Panels of the rows that have the split columns in common, and what they have."""
         keys = [tuple(row.get(key) for key in self.split) for row in self.rows]
         return [
@@ -175,7 +181,7 @@ class Table:
     def _panels(self, rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
         """Columns with their cells as text, split so that a panel fits on a line."""
         shown = [column for column in self.columns if column.key not in self.split]
-        texts = [(c, [_shown(c, row.get(c.key)) for row in rows]) for c in shown]
+        texts = [(c, _cells(c, [row.get(c.key) for row in rows])) for c in shown]
         labels = [column for column in texts if column[0].label]
         start = sum(_width(column) + 3 for column in labels) + 1
         panels, used = [list(labels)], start
@@ -188,6 +194,16 @@ class Table:
             panels[-1].append(column)
             used += _width(column) + 3
         return panels
+
+
+def _cells(column: Column, values: Sequence[Any]) -> list[str]:
+    texts = [_shown(column, value) for value in values]
+    means = [value.mean if isinstance(value, Estimate) else value for value in values]
+    measured = [mean for mean in means if mean is not None]
+    if not column.best or len(measured) < 2:
+        return texts
+    best = max(measured) if column.best == "high" else min(measured)
+    return [Bold(t) if mean == best else t for t, mean in zip(texts, means, strict=True)]
 
 
 def _shown(column: Column, value: Any) -> str:
@@ -221,7 +237,9 @@ def _three_digits(value: float) -> str:
 
 
 def _width(column: tuple[Column, list[str]]) -> int:
-    return max(len(text) for text in (column[0].title, *column[1]))
+    bold = len("****")
+    cells = (len(text) + bold * isinstance(text, Bold) for text in column[1])
+    return max(len(column[0].title), *cells)
 
 
 def _aligned(panel: Panel) -> Iterator[str]:
@@ -245,7 +263,8 @@ def _aligned(panel: Panel) -> Iterator[str]:
 
 def _piped(text: str) -> str:
     """A pipe would end the cell, a newline the row."""
-    return text.replace("|", "\\|").replace("\n", " ")
+    safe = text.replace("|", "\\|").replace("\n", " ")
+    return f"**{safe}**" if isinstance(text, Bold) else safe
 
 
 def _tabular(panel: Panel) -> Iterator[str]:
@@ -257,9 +276,13 @@ def _tabular(panel: Panel) -> Iterator[str]:
     for cells in zip(*(texts for _, texts in panel), strict=True):
         # An empty group first: a cell that opens with a bracket would be read as the argument of
         # the row end before it.
-        yield "{}" + " & ".join(escaped(cell) for cell in cells) + r" \\"
+        yield "{}" + " & ".join(map(_emphasised, cells)) + r" \\"
     yield r"\bottomrule"
     yield r"\end{tabular}"
+
+
+def _emphasised(cell: str) -> str:
+    return rf"\textbf{{{escaped(cell)}}}" if isinstance(cell, Bold) else escaped(cell)
 
 
 def _csv_names(column: Column) -> list[str]:

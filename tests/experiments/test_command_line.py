@@ -245,6 +245,41 @@ class TestResume:
         assert list(saved.glob("round-*.npz"))
 
 
+class TestReportAndTables:
+    @pytest.fixture(scope="class")
+    def runs(self, tmp_path_factory):
+        """A folder of three finished runs: a policy with two seeds, and another."""
+        folder = tmp_path_factory.mktemp("runs")
+        for name, words in {
+            "a-seed0": ["--selection", "activity", "--seed", "0"],
+            "a-seed1": ["--selection", "activity", "--seed", "1"],
+            "b-seed0": ["--seed", "0"],
+        }.items():
+            assert main(["run", *SMALL, *words, "--out", str(folder / name)]) == 0
+        return folder
+
+    def test_a_page_stands_in_the_only_folder_that_was_named(self, runs, capsys):
+        assert main(["report", str(runs / "a-seed0")]) == 0
+        page = runs / "a-seed0" / "report.html"
+        assert f"Page: {page}" in capsys.readouterr().out
+        assert page.read_text().startswith("<!DOCTYPE html>")
+        assert list((runs / "a-seed0" / "report-files").glob("learning.*"))
+
+    def test_several_folders_are_compared_where_out_says(self, runs, tmp_path):
+        words = [str(runs / "b-seed0"), str(runs / "a-seed0"), "--out", str(tmp_path / "x.html")]
+        assert main(["report", *words]) == 0
+        said = (tmp_path / "x.html").read_text()
+        assert "2 runs of 2 kinds (uniform; activity)" in said
+
+    def test_a_table_has_a_row_for_runs_that_differ_in_the_seed(self, runs, tmp_path, capsys):
+        assert main(["tables", str(runs / "b-seed0"), str(runs), "--out", str(tmp_path)]) == 0
+        said = capsys.readouterr().out
+        assert said.index("| uniform ") < said.index("| activity")
+        assert (tmp_path / "table.md").read_text() in said
+        assert (tmp_path / "table.csv").read_text().count("\n") == 3
+        assert "booktabs" in (tmp_path / "table.tex").read_text()
+
+
 class TestExperiment:
     @pytest.fixture
     def asked(self, monkeypatch):
@@ -288,9 +323,12 @@ class TestRefusals:
             (
                 ["rnu"],
                 "unknown command 'rnu' (did you mean 'run'?); choose one of run, resume, "
-                "experiment, bench",
+                "experiment, bench, report, tables",
             ),
             (["zzz"], "unknown command 'zzz'; choose one of run, resume, experiment, bench"),
+            (["report"], "folders is missing; write it after the command"),
+            (["tables", "nowhere"], "nowhere holds no finished run (config.json and summary"),
+            (["report", "a", "b", "--ot", "c"], "unknown option --ot (did you mean '--out'?)"),
             (["bench", "dpsgd", "--workers", "2"], "bench dpsgd trains no devices; leave it out"),
             (["bench", "dpsgd", "--pfl-python", "p"], "names another simulator for bench round"),
             (["run", "--cohrt", "3"], "unknown option --cohrt (did you mean '--cohort'?)"),

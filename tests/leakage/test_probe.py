@@ -18,9 +18,10 @@ from fedsim.plan import FinishedRound, Scores
 from fedsim.population.examples import concatenate
 from fedsim.privacy import DeviceLedger, DeviceSum, Gaussian
 from fedsim.privacy.account import Account
+from fedsim.privacy.release import DeviceLevel
 from fedsim.rng import stream
 from fedsim.state import pack, unpack
-from strategies import Selective, UniformSelection
+from strategies import PrivateAggregation, Selective, UniformSelection
 
 PEOPLE = Population.load("home", devices=8)
 MODEL = BiLSTMTagger.sized_for(PEOPLE, embedding=8, hidden=16)
@@ -316,7 +317,7 @@ def test_bounds_are_held_against_the_ledgers_of_the_run(unit):
 def test_before_the_run_it_says_what_it_costs_and_what_it_may_be_compared_with():
     probe = scripted(np.ones(400), panel=PANEL)
     ledger = DeviceLedger(PEOPLE.devices, 1e-5)
-    begun = probe.begin(Account(device=ledger))
+    begun = probe.begin(Account(device=ledger), 30)
     out = int((~PANEL.included).sum())
     cost, comparison, meaning = begun["notes"]
     assert f"took {out:,} of {int(PEOPLE.starts[-1]):,} training examples" in cost
@@ -324,9 +325,24 @@ def test_before_the_run_it_says_what_it_costs_and_what_it_may_be_compared_with()
     assert "device-level epsilon of replacing" in comparison
     assert "95 % confidence" in meaning
     assert begun["audited_rounds"] == list(probe.audit.rounds)
-    assert "no claim of this run may be compared" in probe.begin(Account())["notes"][1]
+    assert "no claim of this run may be compared" in probe.begin(Account(), 30)["notes"][1]
     other = scripted(np.ones(400), panel=PANEL.redrawn(0, 1))
-    assert other.begin(Account())["sha256"] != begun["sha256"]
+    assert other.begin(Account(), 30)["sha256"] != begun["sha256"]
+
+
+def test_the_last_round_is_audited_where_a_privacy_budget_ends_the_run():
+    schedule = Static(rounds=40)
+    probe = Leakage(panel=PANEL, population=PEOPLE, model=MODEL, schedule=schedule, every=40)
+    mechanism = DeviceLevel(noise_multiplier=2.0, delta=1e-3, run_budget=5.0)
+    attacked = replace(
+        simulation(PANEL.applied(PEOPLE), schedule, [probe], local_steps=1),
+        strategy=Selective(PrivateAggregation(FedAvg(), mechanism), UniformSelection(cohort=4)),
+    )
+    run = attacked.run(progress=False)
+    last = len(run.rounds)
+    assert last < 40 and last == run.start["probes"]["Leakage"]["audited_rounds"][-1]
+    assert run.rounds[-1]["delta_audit"] == run.start["probes"]["Leakage"]["delta"]
+    assert last == run.arrays("scores")["rounds"][-1]
 
 
 def test_a_population_whose_panel_is_already_null_is_refused():

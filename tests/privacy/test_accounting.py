@@ -21,6 +21,7 @@ from fedsim.privacy import (
     renyi_bound,
     rounded,
 )
+from fedsim.privacy.closed_form import gaussian_epsilon
 from fedsim.privacy.loss import compose
 from fedsim.privacy.renyi import LEAST_SAMPLED, ORDERS, divergences, to_epsilon
 
@@ -330,3 +331,13 @@ def test_impossible_events_are_refused(wrong):
 def test_impossible_deltas_are_refused(delta):
     with pytest.raises(ConfigError, match="delta is"):
         epsilon([run(0.1, 1.0)], delta)
+
+
+@pytest.mark.parametrize("noise", [0.03, 0.01, 1e-4, 1e-6])
+@pytest.mark.parametrize("rate", [1e-4, 0.05, 0.9])
+def test_hardly_any_noise_has_a_huge_epsilon_and_no_error(rate, noise):
+    """Of a single step epsilon is known: log(1 + q (e^e0 - 1)), e0 the unsampled one at delta / q
+    (Balle, Barthe and Gaboardi, NeurIPS 2018, https://arxiv.org/abs/1807.01647)."""
+    known = gaussian_epsilon(1 / noise, 1e-5 / rate) + np.log(rate)
+    found = epsilon([Gaussian(noise_multiplier=noise, rate=rate)], 1e-5)
+    assert known * (1 - 1e-9) <= found <= 1.01 * known

@@ -277,11 +277,11 @@ def test_a_restored_ledger_goes_on_as_if_nothing_had_happened():
 
 def test_a_budget_retires_a_device_before_it_is_exceeded_and_not_long_before():
     rates = np.array([0.02, 0.2, 0.5])
-    ledger, budget = DeviceLedger(3, 1e-5), np.array([4.0, 4.0, np.inf])
+    ledger = DeviceLedger(3, 1e-5, budget=np.array([4.0, 4.0, np.inf]))
     alive = np.ones(3, bool)
     last = np.zeros(3, int)
     for round in range(60):
-        alive &= ledger.affordable(planned(rates), budget)
+        alive &= ledger.affordable(planned(rates))
         last[alive] = round
         ledger.charge(planned(np.where(alive, rates, 0.0)), NOBODY)
     spent = ledger.epsilons(np.arange(3))
@@ -293,8 +293,29 @@ def test_a_budget_retires_a_device_before_it_is_exceeded_and_not_long_before():
 
 def test_no_budget_pays_for_a_round_without_noise():
     silent = planned([0.1, 0.1], event=NonPrivate())
-    ledger = DeviceLedger(2, 1e-5)
-    assert ledger.affordable(silent, np.array([100.0, np.inf])).tolist() == [False, True]
+    ledger = DeviceLedger(2, 1e-5, budget=np.array([100.0, np.inf]))
+    assert ledger.affordable(silent).tolist() == [False, True]
+
+
+def test_a_round_that_would_take_somebody_above_the_budget_is_not_charged():
+    ledger = DeviceLedger(2, 1e-5, budget=4.0)
+    with pytest.raises(ConfigError, match="would take 1 devices above their budgets"):
+        ledger.charge(planned([0.01, 1.0], event=Gaussian(noise_multiplier=0.5)), NOBODY)
+    assert ledger.bounds().tolist() == [0.0, 0.0]
+
+
+def test_the_claim_of_very_many_devices_is_within_the_budget_that_all_of_them_keep():
+    """They cost nearly the same by histories of which none contains another, so that sets of them
+    are priced, which alone would show more than anybody may spend."""
+    up = np.linspace(0.01, 0.06, 150)
+    ledger, unlimited = DeviceLedger(150, 1e-5, budget=1.5), DeviceLedger(150, 1e-5)
+    for rates in (up, up[::-1], 0.03 + 0.02 * np.sin(400 * up)):
+        for _ in range(30):
+            event = planned(np.where(ledger.affordable(planned(rates)), rates, 0.0))
+            ledger.charge(event, NOBODY)
+            unlimited.charge(event, NOBODY)
+    assert unlimited.figures()["epsilon_max"] > 1.5
+    assert ledger.epsilons(np.arange(150)).max() <= ledger.figures()["epsilon_max"] <= 1.5
 
 
 def test_local_steps_cannot_be_charged_at_the_product_of_two_rates():

@@ -128,3 +128,13 @@ def test_what_stands_for_a_set_costs_no_less_than_any_of_it(seed, most):
     assert found.epsilon >= every * 0.999
     if found.exact:
         assert found.epsilon == pytest.approx(every, rel=1e-3)
+
+
+def test_what_stands_for_a_set_is_priced_under_the_relation_that_was_asked_for(monkeypatch):
+    """Else an audit of near-equal devices would be held against too small a claim."""
+    monkeypatch.setattr(groups_module, "MOST_PRICED", 0)
+    groups = near_equal(5)
+    every = max(groups.epsilon(g, DELTA, "replace-one") for g in range(5))
+    bounds = groups.bounds(DELTA, "replace-one")
+    found = groups.worst(bounds, DELTA, np.arange(5), "replace-one")
+    assert every <= found.epsilon <= bounds.max()

@@ -11,6 +11,7 @@ from fedsim.report.statistics import (
     estimate,
     first_reaching,
     median_reaching,
+    p_value,
     relative_changes,
 )
 from fedsim.rng import stream
@@ -30,6 +31,22 @@ def test_interval_is_scipys_t_interval_at_the_corrected_level(values, comparison
         assert (found.low, found.high) == pytest.approx((low, high), abs=1e-12)
     else:
         assert found.low == pytest.approx(found.mean) == found.high
+
+
+@given(st.lists(st.floats(-1, 1), min_size=2, max_size=12), st.integers(1, 8))
+def test_p_is_scipys_paired_t_test_corrected_and_agrees_with_the_interval(values, comparisons):
+    found, interval = p_value(values, comparisons), estimate(values, comparisons)
+    if np.ptp(values) < 1e-6:
+        return
+    expected = stats.ttest_1samp(values, 0.0).pvalue * comparisons
+    assert found == pytest.approx(min(1.0, expected), abs=1e-9)
+    if abs(expected - 0.05) > 1e-6:
+        assert (found < 0.05) == (interval.low > 0 or interval.high < 0)
+
+
+@pytest.mark.parametrize("values", [[], [0.2], [0.2, 0.2]])
+def test_without_spread_there_is_no_test(values):
+    assert p_value(values) is None
 
 
 def test_interval_holds_the_truth_in_95_of_100_samples():

@@ -110,6 +110,22 @@ def test_escaped_text_has_no_bare_special_character(text):
     assert not set(plain) & set("\\&%$#_{}~^<>±×–\n")
 
 
+def test_the_best_of_a_column_is_bold_in_text_and_bare_in_the_csv_file():
+    columns = [Column("who", "who", label=True), Column("eps", "eps", "number", best="low")]
+    rows = [{"who": "a", "eps": 2.0}, {"who": "b", "eps": 1.0}, {"who": "c"}]
+    table = Table(columns=columns, rows=rows)
+    assert [row[1] for row in cells(table.markdown())[2:]] == ["2.00", "**1.00**", "–"]
+    assert table.latex().count(r"\textbf{1.00}") == table.latex().count(r"\textbf") == 1
+    assert table.csv() == "who,eps\na,2.0\nb,1.0\nc,\n"
+    lines = table.markdown().splitlines()
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_a_lone_value_is_not_the_best_of_anything():
+    columns = [Column("who", "who", label=True), Column("eps", "eps", "number", best="low")]
+    assert "**" not in Table(columns=columns, rows=[{"who": "a", "eps": 2.0}]).markdown()
+
+
 def test_save_writes_tables_and_each_figure_as_png_and_svg(tmp_path):
     def draw() -> Figure:
         figure = Figure()

@@ -50,6 +50,7 @@ def test_noise_is_found_for_a_cohort():
     ("make", "says"),
     [
         (lambda: policy((1.0, 0.0)), "smallest of the budgets is 0"),
+        (lambda: policy((1.0, np.inf)), "largest of the budgets is inf"),
         (lambda: policy(noise_multiplier=0.0), "noise_multiplier is 0.0"),
         (lambda: policy().rates(np.ones(3)), "5 budgets for 3 devices"),
         (

@@ -350,3 +350,48 @@ def test_weights_above_the_public_bound_count_as_the_bound(weighting):
     plan = selective.plan(1, 0, ACTIVITY, seed=0)
     assert plan.mechanism.largest_weight == 0.5
     assert plan.device_weights[HOLDERS].tolist() == [0.5] * len(HOLDERS)
+
+
+def test_a_device_that_sat_out_comes_again_where_a_later_period_costs_it_less():
+    private = DeviceLevel(noise_multiplier=1.0, delta=1e-3, device_budget=6.0)
+    selective = Selective(PrivateAggregation(FedAvg(), private), ActivitySelection(cohort=4))
+    heavy = int(ACTIVITY.argmax())
+    lighter = np.where(np.arange(len(ACTIVITY)) == heavy, 1, ACTIVITY)
+    selective.prepare([ACTIVITY, lighter], [12, 12])
+    came = []
+    for round, activity in enumerate([ACTIVITY] * 12 + [lighter] * 12, start=1):
+        plan = selective.plan(round, int(round > 12), activity, seed=0)
+        event = plan.mechanism.event(plan.rates, plan.device_weights, independent=True)
+        selective.strategy.ledger.charge(event, plan.cohort)
+        came.append(bool(plan.rates[heavy] > 0))
+    assert came[0] and not came[11] and came[12]
+    assert selective.strategy.ledger.figures()["epsilon_max"] <= 6.0
+
+
+def test_a_budget_that_not_even_one_round_keeps_is_refused():
+    private = DeviceLevel(noise_multiplier=1.0, delta=1e-3, device_budget=1e-4)
+    with pytest.raises(ConfigError, match="a single round would exceed for every device"):
+        simulate(PrivateAggregation(FedAvg(), private))
+
+
+def test_a_run_whose_devices_keep_its_budget_goes_on_to_its_end():
+    """Without their own budgets it stops early: the heaviest would exceed the run's."""
+    policy = ActivitySelection(cohort=4)
+    both = DeviceLevel(noise_multiplier=1.0, delta=1e-3, device_budget=4.0, run_budget=4.0)
+    run = simulate(PrivateAggregation(FedAvg(), both), rounds=12, policy=policy)
+    assert len(run.rounds) == 12 and run.summary["epsilon_max"] <= 4.0
+    alone = replace(both, device_budget=None)
+    assert len(simulate(PrivateAggregation(FedAvg(), alone), rounds=12, policy=policy).rounds) < 12
+
+
+def test_secure_noise_is_never_the_same_twice_and_the_record_says_so():
+    def once(secure_noise):
+        private = DeviceLevel(noise_multiplier=1.0, delta=1e-3, secure_noise=secure_noise)
+        return simulate(PrivateAggregation(FedAvg(), private))
+
+    first, second = once(True), once(True)
+    assert first.summary["model_sha256"] != second.summary["model_sha256"]
+    assert any("cannot be reproduced" in note for note in first.start["assumptions"])
+    seeded = once(False)
+    assert seeded.summary["model_sha256"] == once(False).summary["model_sha256"]
+    assert not any("cannot be reproduced" in note for note in seeded.start["assumptions"])

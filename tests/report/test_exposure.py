@@ -1,0 +1,113 @@
+"""What the leakage experiment's notes say follows from its rows, whichever way they fall."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from fedsim.report.curves import Group
+from fedsim.report.exposure import EXAMPLE, NONE, Exposed, exposure_table, mean_of
+from fedsim.report.exposure_notes import GONE, LEFT, NOTHING, OPEN, as_accurate, outcome, verdict
+
+MEMBER = np.arange(400) % 2 == 0
+
+
+def run(mu, epsilon=np.inf, accuracies=(0.2, 0.5, 0.8), refuted=False):
+    """A finished run whose attack has Gaussian scores, members' higher by mu at the end."""
+    losses = -(np.random.default_rng(0).standard_normal(400) + mu * MEMBER)
+    lines = [
+        {
+            "round": k + 1, "intent_accuracy": accuracy, "mia_auc": 0.5 + 0.1 * k,
+            "mia_auc_low": 0.45 + 0.1 * k, "mia_auc_high": 0.55 + 0.1 * k,
+            "mia_tpr_at_1pct": 0.1, "delta": 1e-5, "delta_audit": 1e-9,
+            "example_epsilon_max": epsilon * (k + 1) / 3, "epsilon_max": np.inf,
+            "epsilon_audit_low": 2.0 if refuted else 0.0, "epsilon_claim_at_delta_audit": epsilon,
+            "cohort_size": 2,
+            "figures": {
+                "leakage/members": 200, "leakage/non_members": 200,
+                "leakage/tpr_at_1pct_coarse": True, "leakage/bound_exceeds_claim": refuted,
+            }
+            | {
+                f"leakage/auc{end}_{group}": value
+                for group, lift in (("light", 0.0), ("middle", 0.1), ("heavy", 0.2))
+                for end, value in (("", 0.5 + lift), ("_low", 0.45 + lift), ("_high", 0.55 + lift))
+            },
+        }
+        for k, accuracy in enumerate(accuracies)
+    ]  # fmt: skip
+    files = {
+        "panel": {"included": MEMBER},
+        "scores": {"losses": losses[None], "untrained": np.zeros(400)},
+    }
+    config = {
+        "corpus": "home", "rounds": 3, "cohort": 2, "strategy": "fedavg", "model": "bilstm",
+        "local_epochs": 2, "batch_size": 16, "seed": 0,
+    }  # fmt: skip
+    return SimpleNamespace(
+        config=config,
+        start={"assumptions": [], "probes": {"Leakage": {"members": 400, "notes": ["a panel"]}}},
+        rounds=lines,
+        devices={"activity": np.ones((1, 9))},
+        arrays=files.__getitem__,
+    )
+
+
+def row(mu, noise=None, setting="static", **settings):
+    group = Group(
+        setting=setting, selection="uniform", weighting="equal", runs=[run(mu, **settings)]
+    )
+    return Exposed(group=group, privacy=NONE if noise is None else EXAMPLE, noise=noise)
+
+
+@pytest.mark.parametrize(
+    ("plain", "private", "said"), [(3, 0, GONE), (3, 3, LEFT), (1, 0.48, OPEN), (0, 0, NOTHING)]
+)
+def test_verdict_is_about_most_of_what_leaks(plain, private, said):
+    own = [row(plain), row(plain, 0.0), row(private, 0.2, epsilon=90.0)]
+    assert verdict(own, 1) == said
+
+
+def test_the_loosest_finite_epsilon_is_judged():
+    """The tight one leaks nothing, the loose one all; clipping alone claims nothing."""
+    own = [row(3), row(0, 0.0), row(0, 1.0, epsilon=2.0), row(3, 0.2, epsilon=90.0)]
+    assert verdict(own, 1) == LEFT
+    text = " ".join(outcome(own))
+    assert "leaves most of it in 1 (static, uniform)" in text and "removes most of it in 0" in text
+    assert "claimed epsilon of 90 (sigma 0.2)" in text and "Clipping alone leaves" in text
+
+
+@pytest.mark.parametrize(
+    ("private", "said"),
+    [(0.48, "some of it is gone, and whether most of it is cannot"), (0.9, "left")],
+)
+def test_where_most_may_be_gone_the_text_says_whether_anything_is(private, said):
+    assert said in outcome([row(1), row(private, 0.2, epsilon=90.0)])[1]
+
+
+def test_settings_are_counted_apart():
+    own = [row(3), row(0, 0.2, epsilon=90.0)]
+    later = [row(0, setting="continual"), row(0, 0.2, setting="continual", epsilon=90.0)]
+    first, here, there, heavy = outcome([*own, *later])
+    assert "of 2 settings, 1 leak measurably" in first
+    assert "removes most of it in 1 (static, uniform)" in first
+    assert "most of the leakage is gone" in here
+    assert "Nothing leaks measurably without privacy" in there
+    assert "heavy devices are exposed more (static, uniform: 0.700 against 0.500" in heavy
+
+
+def test_stopping_as_early_is_compared_at_the_same_accuracy():
+    plain, private = row(3), row(0, 0.2, epsilon=9.0, accuracies=(0.1, 0.2, 0.4))
+    assert as_accurate(plain, private) == (2, pytest.approx(0.6))
+    assert as_accurate(private, plain) is None
+
+
+def test_a_refuted_claim_comes_first():
+    table = exposure_table([row(3), row(3, 0.2, epsilon=1.0, refuted=True)])
+    assert table.notes[0].startswith("CLAIM REFUTED, static, uniform selection, DP-SGD, sigma 0.2:")
+    assert [bool(r["refuted"]) for r in table.rows] == [False, True]
+
+
+def test_panels_of_several_seeds_halve_the_interval():
+    four = mean_of([(0.6, 0.5, 0.7)] * 4)
+    assert (four.mean, four.low, four.high) == pytest.approx((0.6, 0.55, 0.65))
+    assert mean_of([(0.6, 0.5, 0.7), (None, None, None)]) is None
