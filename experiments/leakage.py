@@ -42,7 +42,7 @@ class Size:
 PRESETS: dict[str, Size] = {
     "quick": Size(
         options={
-            "corpus": "home", "devices": 20, "cohort": 4, "rounds": 40, "local_epochs": 2,
+            "corpus": "home", "devices": 20, "cohort": 4, "rounds": 30, "local_epochs": 2,
             "evaluate_every": 10, "leakage_every": 10,
         },
         noise={EXAMPLE: (0.0, 0.1), EDP: (0.1,), DEVICE: (0.05,)},

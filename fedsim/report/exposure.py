@@ -151,7 +151,7 @@ def mean_of(ends: Sequence[Sequence[float | None]]) -> Estimate | None:
     values = np.array(ends, float)
     if not len(values) or np.isnan(values).any():
         return None
-    mean, low, high = values.mean(0)[0], values[:, 1], values[:, 2]
+    mean, low, high = float(values[:, 0].mean()), values[:, 1], values[:, 2]
     down, up = (math.hypot(*(values[:, 0] - end)) / len(values) for end in (low, high))
     return Estimate(mean=mean, low=mean - down, high=mean + up, count=len(values))
 

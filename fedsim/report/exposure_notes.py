@@ -151,12 +151,13 @@ def _place(own: Sequence[Exposed], places: int) -> str:
     if one == NOTHING:
         return f"{text}. Nothing leaks measurably without privacy, so nothing can be removed."
     text += f", which leaves {_share(plain, loose, places)}: {_judged(own, places)}."
-    text += "".join(
-        f" {row.label[:1].upper()}{row.label[1:]} leaves {_share(plain, row, places)}, at "
-        f"{_percent(row.accuracy)} %{_claiming(row)}."
+    others = [
+        f"{row.label} leaves {_share(plain, row, places)} at {_percent(row.accuracy)} %"
+        f"{_claiming(row)}"
         for row in own[1:]
         if row is not loose
-    )
+    ]
+    text += f" Of the others {'; '.join(others)}." if others else ""
     stop = as_accurate(plain, loose)
     if stop is not None:
         text += (

@@ -73,7 +73,10 @@ def test_the_loosest_finite_epsilon_is_judged():
     assert verdict(own, 1) == LEFT
     text = " ".join(outcome(own))
     assert "leaves most of it in 1 (static, uniform)" in text and "removes most of it in 0" in text
-    assert "claimed epsilon of 90 (sigma 0.2)" in text and "Clipping alone leaves" in text
+    assert (
+        "claimed epsilon of 90 (sigma 0.2)" in text
+        and "Of the others clipping alone leaves" in text
+    )
 
 
 @pytest.mark.parametrize(
