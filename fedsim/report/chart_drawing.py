@@ -51,7 +51,8 @@ def drawn(chart: Chart) -> Figure:
     """The figure of a chart."""
     if chart.kind == "cells":
         return _cells(chart)
-    names = [_wrapped(one.label) for one in (*chart.series, *chart.levels)]
+    labels = [one.label for one in chart.series] + [level.label for level in chart.levels]
+    names = [_wrapped(label) for label in labels]
     shown = names if len(names) > 1 else []
     rows = -(-len(shown) // labels_per_row(COLUMN, shown)) if shown else 0
     lines = rows * max((name.count("\n") + 1 for name in shown), default=0)
@@ -179,4 +180,7 @@ def _cells(chart: Chart) -> Figure:
     panel.yaxis.set_major_locator(MaxNLocator(integer=True))
     bar = figure.colorbar(mesh, ax=panel, pad=0.02)
     bar.outline.set_visible(False)
+    # It would stand as a picture among the vectors.
+    assert bar.solids is not None
+    bar.solids.set_rasterized(False)
     return figure
