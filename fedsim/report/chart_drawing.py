@@ -180,4 +180,7 @@ def _cells(chart: Chart) -> Figure:
     panel.yaxis.set_major_locator(MaxNLocator(integer=True))
     bar = figure.colorbar(mesh, ax=panel, pad=0.02)
     bar.outline.set_visible(False)
+    # It would stand as a picture among the vectors.
+    assert bar.solids is not None
+    bar.solids.set_rasterized(False)
     return figure

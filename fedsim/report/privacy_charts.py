@@ -234,7 +234,7 @@ def _beside(groups: Sequence[Group]) -> Iterator[Chart]:
             yield Chart(
                 name=f"{name.lower()}-beside-epsilon-{unit}",
                 title=f"{name} beside epsilon, {unit} level",
-                text="Final figures against what the worst has spent. Dashed lines are runs that "
+                text="Final figures against what the worst has spent. Horizontal lines are runs that "
                 f"claim nothing at {unit} level.",
                 x="epsilon of the worst",
                 y=axis,

@@ -96,7 +96,7 @@ def report_page(groups: Sequence[Group], files: str) -> Page:
             Section(
                 title="Privacy and leakage",
                 charts=privacy_charts(groups),
-                sentences=_leakage(runs) if len(runs) > 1 else [],
+                sentences=_leakage(groups) if len(runs) > 1 else [],
             ),
             Section(title="Rounds", charts=round_charts(groups), sentences=_failed(runs)),
         ],
@@ -243,9 +243,14 @@ def _claims(run: Run) -> Table | None:
     )
 
 
-def _leakage(runs: Sequence[Run]) -> list[str]:
-    """What holds for every panel, as the first run that has one tells it."""
-    return next((told for run in runs if (told := leakage_notes(run))), [])
+def _leakage(groups: Sequence[Group]) -> list[str]:
+    """What the first run of each group says of its panel; what all say, once and without names."""
+    told = {group.label: leakage_notes(group.runs[0]) for group in groups}
+    told = {label: texts for label, texts in told.items() if texts}
+    shared = [t for t in next(iter(told.values()), []) if all(t in own for own in told.values())]
+    return shared + [
+        f"{label}: {text}" for label, texts in told.items() for text in texts if text not in shared
+    ]
 
 
 def _failed(runs: Sequence[Run]) -> list[str]:

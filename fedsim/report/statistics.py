@@ -89,9 +89,10 @@ def p_value(values: Sequence[float], comparisons: int = 1) -> float | None:
       >>> round(p_value([0.1, 0.2, 0.3]), 4)
       0.0742
     """
-    if len(values) < 2 or np.ptp(values) == 0:
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    if spread == 0:
         return None
-    t = float(np.mean(values) / np.std(values, ddof=1) * math.sqrt(len(values)))
+    t = float(np.mean(values)) / spread * math.sqrt(len(values))
     return min(1.0, comparisons * 2 * float(stdtr(len(values) - 1, -abs(t))))
 
 

@@ -120,6 +120,8 @@ def test_a_comparison_counts_its_runs_and_tests_them(pages):
     said = " ".join(parsed(pages, "compared").text)
     assert "5 runs of 3 kinds" in said
     assert "paired by seed; negative is better" in said
+    # What the panels have in common is said once, and nothing of the run that has none.
+    assert said.count("holds with 95 % confidence for all audited rounds") == 1
     assert "Leakage beside epsilon, device level" in said
 
 
