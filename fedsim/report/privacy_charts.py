@@ -234,8 +234,8 @@ def _beside(groups: Sequence[Group]) -> Iterator[Chart]:
             yield Chart(
                 name=f"{name.lower()}-beside-epsilon-{unit}",
                 title=f"{name} beside epsilon, {unit} level",
-                text="Final figures against what the worst has spent. Horizontal lines are runs that "
-                f"claim nothing at {unit} level.",
+                text="Final figures against what the worst has spent. Horizontal lines are runs "
+                f"that claim nothing at {unit} level.",
                 x="epsilon of the worst",
                 y=axis,
                 kind="points",
