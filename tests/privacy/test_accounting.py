@@ -341,3 +341,12 @@ def test_hardly_any_noise_has_a_huge_epsilon_and_no_error(rate, noise):
     known = gaussian_epsilon(1 / noise, 1e-5 / rate) + np.log(rate)
     found = epsilon([Gaussian(noise_multiplier=noise, rate=rate)], 1e-5)
     assert known * (1 - 1e-9) <= found <= 1.01 * known
+
+
+@pytest.mark.parametrize("relation", ["zero-out", "replace-one"])
+@pytest.mark.parametrize("noise", [0.06, 0.049, 0.02, 1e-4])
+def test_a_bound_under_hardly_any_noise_is_one_and_takes_no_more_work(noise, relation):
+    """By the integral the last of them would take 10^11 points."""
+    spent = epsilon([Gaussian(noise_multiplier=noise, rate=0.3, steps=3)], 1e-5, relation)
+    bound = to_epsilon(3 * divergences(0.3, noise, relation), 1e-5)
+    assert spent <= bound < (1.6 if relation == "zero-out" else 4.3) * spent
