@@ -227,6 +227,7 @@ class TestResume:
         assert "config.json cannot be read: it is" in sentence(capsys, "resume", str(tmp_path))
         assert "folder is missing; write it after" in sentence(capsys, "resume")
 
+    @pytest.mark.usefixtures("usual_signals")
     def test_ctrl_c_in_a_terminal_ends_with_130_and_a_checkpoint(self, tmp_path):
         words = ["run", *SMALL, "--rounds", "5000", "--out", str(tmp_path / "run")]
         with subprocess.Popen(

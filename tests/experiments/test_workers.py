@@ -89,6 +89,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("usual_signals")
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(("stop", "whom"), [(signal.SIGINT, os.killpg), (signal.SIGKILL, os.kill)])
 def test_processes_end_with_the_one_that_started_them(tmp_path, stop, whom):
