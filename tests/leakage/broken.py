@@ -4,7 +4,7 @@ Nothing here is a toy: what is not overridden is fedsim's own clipping, summing,
 and accounting.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -126,9 +126,8 @@ class ProductRate(ExampleLevel):
 
     device_rate: float
 
-    def participation(self, examples, local):
-        events = super().participation(examples, local)
-        return [replace(event, rate=event.rate * self.device_rate) for event in events]
+    def events(self, first, steps, rate):
+        return super().events(first, steps, rate * self.device_rate)
 
 
 class BatchMean(BiLSTMTagger):

@@ -165,7 +165,7 @@ BUGS = (
     ),
     Bug(
         name="product of device and batch rate",
-        planted="ExampleLevel.participation",
+        planted="ExampleLevel.events",
         catchers=(example_ledger_against_oracle,),
         broken=ProductRate(device_rate=0.05, **EXAMPLES),
         sound=ExampleLevel(**EXAMPLES),
@@ -198,7 +198,7 @@ BUGS = (
     Bug(
         name="two biases trained, one counted",
         planted="clipped_gradient",
-        catchers=(validator, per_example_equality, one_example_within_the_clip_norm),
+        catchers=(per_example_equality, one_example_within_the_clip_norm),
         broken=ClippedModel(model=TwoBiases(**SIZES), kernel=second_bias_uncounted),
         sound=KERNEL,
     ),

@@ -95,8 +95,9 @@ def drawn(layer, sizes, dtype, seed, tokens=None):
 
 
 EVERY_LAYER = pytest.mark.parametrize("layer", LAYERS, ids=lambda f: f.__name__.split("_")[0])
+# Norms are rounded up, which shows in float32 where an example's words cancel out.
 DTYPES = pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=["64", "32"]
+    ("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)], ids=["64", "32"]
 )
 
 
