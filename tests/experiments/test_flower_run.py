@@ -214,7 +214,7 @@ def test_three_supernodes_that_host_a_part_each_train_what_one_process_trains(tm
         said = subprocess.run(
             [
                 *("flwr", "run", str(ROOT), "--stream", "--run-config"),
-                f'devices=20 rounds=2 cohort=4 local-steps=2 out="{out}"',
+                f'devices=20 rounds=2 cohort=4 local-steps=2 leakage=true out="{out}"',
             ],
             env=env,
             capture_output=True,
