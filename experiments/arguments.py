@@ -75,6 +75,34 @@ def check_value(name: str, value: str, hint: Any) -> None:
                 raise ConfigError(f"{name} is {value!r}; expected {_NUMBERS[kind]}") from None
 
 
+def option_value(name: str, value: Any, hint: Any) -> Any:
+    """A value from a file, where numbers and truth values are no text, as an option's type.
+
+    Args:
+      name: of the option, for the message.
+      value: text, a number or a truth value.
+      hint: the option's type.
+
+    Raises:
+      ConfigError: it is no value of the type.
+
+    Example:
+      >>> option_value("cohort", 8, int), option_value("epsilon", 8, float | None)
+      (8, 8.0)
+      >>> option_value("epsilon", "None", float | None) is None
+      True
+    """
+    wanted = "true or false" if hint is bool else "a value as `fedsim run` takes it, no truth value"
+    require(isinstance(value, bool) == (hint is bool), f"{name} is {value!r}; expected {wanted}")
+    check_value(name, str(value), hint)
+    if value == "None" and NoneType in get_args(hint):
+        return None
+    number = next((kind for kind in _NUMBERS if kind in (hint, *get_args(hint))), None)
+    if number is not None:
+        return number(value)
+    return value if isinstance(value, bool) else str(value)
+
+
 def _option(word: str, words: list[str], options: Mapping[str, Any]) -> tuple[str, str | None]:
     """An option's name and value, which is the next word unless it came along; None of a switch."""
     name, equals, value = word.partition("=")

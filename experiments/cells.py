@@ -1,16 +1,16 @@
 """Which runs of an experiment are still missing, and running them.
 
 An experiment is a list of cells; a cell is one run in a folder of its own. Finished runs are read
-back, never repeated; a run that was interrupted or failed starts over. Several processes share the
-work, one run at a time each: results do not depend on how many.
+back, never repeated. A run that was interrupted or failed starts over in an experiment, and goes on
+in a sweep. Several processes share the work, one run at a time each: results do not depend on how
+many.
 """
 
-import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,37 +19,18 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
+from experiments.finished import Finished, check_same_options
 from experiments.lock import locked
 from experiments.options import RunOptions, check_options
 from experiments.workers import run_all
 from fedsim.errors import ConfigError
-from fedsim.record import Run, is_finished, load_run
-from fedsim.record.same import MAY_DIFFER
-
-_CORPUS = ("corpus", "columns", "partition", "labels", "vocabulary", "devices")
-"""What a population depends on, its cut into periods apart."""
-
-_CENTRAL = frozenset({*_CORPUS, "model", "seed"})
-"""What a central run shares with the federated ones."""
-
-_CENTRAL_NOISE = (
-    "noise_multiplier",
-    "noise_decay",
-    "clip_norm",
-    "clipping",
-    "epsilon",
-    "delta",
-    "learning_rate",
-)
-"""What a private one depends on as well."""
-
-_DEFAULTS = {field.name: field.default for field in fields(RunOptions)} | {"epochs": None}
+from fedsim.folder import read_json
+from fedsim.record import Run, is_finished
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,17 +67,46 @@ def finish(cells: Sequence[Cell], folder: Path, processes: int) -> dict[str, Run
         works in, or that holds a finished run of other options or other data; or runs that failed.
         What is finished is kept and the same call goes on from there.
     """
-    for cell in cells:
-        if not cell.central:
-            check_options(cell.options)
-    finished = _Finished(folder)
-    for cell in cells:
-        if is_finished(folder / cell.name):
-            finished.add(cell)
+    finished = _checked(cells, folder)
     if len(finished.runs) < len(cells):
         with locked(folder):
             _run_missing(cells, finished, processes)
     return {cell.name: finished.runs[cell.name] for cell in cells}
+
+
+def carry_on(cells: Sequence[Cell], folder: Path, processes: int) -> dict[str, Run | BaseException]:
+    """Run what is missing, from where it stopped, and go on without the cells that fail.
+
+    Args:
+      cells: the runs, none of them central.
+      folder: a run's files go to `folder / cell.name`.
+      processes: runs at a time, as in `finish`.
+
+    Returns:
+      Cell name to run, or to the error it ended with, in the order of `cells`.
+
+    Raises:
+      ConfigError: before anything is run, options that cannot be, a folder that another process
+        works in, or that holds a run of other options.
+    """
+    finished = _checked(cells, folder)
+    for cell in cells:
+        path = folder / cell.name
+        if cell.name not in finished.runs and (path / "config.json").is_file():
+            check_same_options(read_json(path / "config.json"), cell, path)
+    found: dict[str, Run | BaseException] = {}
+    if len(finished.runs) < len(cells):
+        with locked(folder):
+            missing = finished.missing(cells)
+            with (
+                _progress(total=len(cells), done=len(finished.runs)) as advance,
+                closing(_ended(missing, finished, processes, _go_on)) as ended,
+            ):
+                for cell, error in ended:
+                    advance()
+                    if error is not None:
+                        found[cell.name] = error
+    return {cell.name: found.get(cell.name) or finished.runs[cell.name] for cell in cells}
 
 
 def execute(cell: Cell, path: Path) -> None:
@@ -111,71 +121,44 @@ def execute(cell: Cell, path: Path) -> None:
         run_recipe(cell.options, path, progress=False)
 
 
-class _Finished:
-    """Runs that belong to the experiment: of its cells' options, on one population.
+def _go_on(cell: Cell, path: Path) -> None:
+    """Run one cell into `path`, from where it stopped."""
+    from experiments.recipe import run_recipe
 
-    Args:
-      folder: of the runs' folders.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.runs: dict[str, Run] = {}
-        self._populations: dict[tuple, tuple[str | None, Path]] = {}
-
-    def add(self, cell: Cell) -> None:
-        """Read a cell's finished run.
-
-        Raises:
-          ConfigError: it is one of other options, or on other data than those read before.
-        """
-        path = self.folder / cell.name
-        run = load_run(path)
-        _check_same(run, cell, path)
-        self._check_population(run, cell, path)
-        self.runs[cell.name] = run
-
-    def _check_population(self, run: Run, cell: Cell, path: Path) -> None:
-        o = cell.options
-        cut = (o.periods, o.by, o.keep) if o.setting == "continual" and not cell.central else ()
-        people = (*(getattr(o, name) for name in _CORPUS), *cut)
-        found = run.start.get("fingerprint")
-        first, where = self._populations.setdefault(people, (found, path))
-        if found != first:
-            raise ConfigError(
-                f"{where} and {path} were run on different data (fingerprints "
-                f"{str(first)[:12]} and {str(found)[:12]}), so they cannot be compared; remove the "
-                "runs on the data that you no longer want, or name another output folder"
-            )
+    run_recipe(cell.options, path, progress=False, resume=True)
 
 
-def _run_missing(cells: Sequence[Cell], finished: _Finished, processes: int) -> None:
+def _checked(cells: Sequence[Cell], folder: Path) -> Finished:
+    """The runs that are finished, once it is sure that the others can be run."""
+    for cell in cells:
+        if not cell.central:
+            check_options(cell.options)
+    finished = Finished(folder)
+    for cell in cells:
+        if is_finished(folder / cell.name):
+            finished.add(cell)
+    return finished
+
+
+def _run_missing(cells: Sequence[Cell], finished: Finished, processes: int) -> None:
     """Run cells that are not finished; those that fail do not stop the others, bad options do."""
     folder, failures, missing = finished.folder, [], []
-    for cell in cells:
-        if cell.name not in finished.runs:
-            # It may have been finished elsewhere since it was looked for.
-            if is_finished(folder / cell.name):
-                finished.add(cell)
-            else:
-                _clear(folder / cell.name)
-                missing.append((cell, folder / cell.name))
-    with _progress(total=len(cells), done=len(finished.runs)) as (bar, task):
-        if processes == 1 or len(missing) <= 1:
-            for cell, path in missing:
-                execute(cell, path)
-                finished.add(cell)
-                bar.advance(task)
-            return
-        with closing(run_all(missing, partial(_inline, execute), processes)) as ended:
-            for (cell, _), error in ended:
-                if isinstance(error, ConfigError):
+    for cell in finished.missing(cells):
+        _clear(folder / cell.name)
+        # It starts over if it must, so it needs no checkpoints.
+        missing.append(
+            replace(cell, options=replace(cell.options, checkpoint_every=cell.options.rounds))
+        )
+    with (
+        _progress(total=len(cells), done=len(finished.runs)) as advance,
+        closing(_ended(missing, finished, processes, execute)) as ended,
+    ):
+        for cell, error in ended:
+            if error is not None:
+                if processes == 1 or isinstance(error, ConfigError):
                     raise error
-                if error is None:
-                    finished.add(cell)
-                else:
-                    failures.append(f"{cell.name}: {str(error) or type(error).__name__}")
-                bar.advance(task)
+                failures.append(f"{cell.name}: {str(error) or type(error).__name__}")
+            advance()
     if failures:
         raise ConfigError(
             f"{len(failures)} of {len(missing)} runs failed, the first {failures[0]}; finished "
@@ -183,41 +166,41 @@ def _run_missing(cells: Sequence[Cell], finished: _Finished, processes: int) -> 
         )
 
 
+def _ended(
+    missing: Sequence[Cell],
+    finished: Finished,
+    processes: int,
+    run: Callable[[Cell, Path], None],
+) -> Generator[tuple[Cell, BaseException | None], None, None]:
+    """Run cells with `run`, and read back each that ends well.
+
+    Yields:
+      Each cell with the error it ended with, or None, as they end.
+    """
+    folder = finished.folder
+    if processes == 1 or len(missing) <= 1:
+        for cell in missing:
+            try:
+                run(cell, folder / cell.name)
+            except Exception as failed:
+                yield cell, failed
+            else:
+                yield cell, finished.read(cell)
+        return
+    rest = {cell.name: cell for cell in missing}
+    # A process that dies takes the others down; what had not begun goes on in fresh ones.
+    while rest:
+        jobs = [(cell, folder / cell.name) for cell in rest.values()]
+        with closing(run_all(jobs, partial(_inline, run), processes)) as ended:
+            for (cell, _), error in ended:
+                del rest[cell.name]
+                yield cell, error or finished.read(cell)
+
+
 def _inline(run: Callable[[Cell, Path], None], job: tuple[Cell, Path]) -> None:
-    """Run a cell without threads of its own, and without checkpoints: it starts over if it must."""
+    """Run a cell without threads of its own."""
     cell, path = job
-    options = replace(cell.options, workers=0, checkpoint_every=cell.options.rounds)
-    run(replace(cell, options=options), path)
-
-
-def _check_same(run: Run, cell: Cell, path: Path) -> None:
-    """Refuse to take a finished run of other options for a cell's."""
-    recipe = run.config.get("recipe")
-    if recipe is None:
-        raise ConfigError(
-            f"{path} holds a finished run that was not made from options; "
-            "name another output folder or remove that one"
-        )
-    wanted = json.loads(json.dumps(asdict(cell.options), default=str))
-    # Options that an older record does not know had the effect of their defaults.
-    found = {**_DEFAULTS, **recipe}
-    compared = _compared(cell) if cell.central else (wanted.keys() | recipe.keys()) - MAY_DIFFER
-    if cell.epochs is not None:
-        wanted["epochs"] = cell.epochs
-        compared |= {"epochs"}
-    for name in sorted(compared):
-        if found[name] != wanted.get(name):
-            raise ConfigError(
-                f"{path} holds a finished run with {name}={found[name]}, but this "
-                f"experiment wants {name}={wanted.get(name)}; name another output folder or "
-                "remove that one"
-            )
-
-
-def _compared(cell: Cell) -> frozenset[str]:
-    """Options that a central run depends on."""
-    noise = () if cell.options.dp == "none" else _CENTRAL_NOISE
-    return _CENTRAL.union(("dp",), noise)
+    run(replace(cell, options=replace(cell.options, workers=0)), path)
 
 
 def _clear(path: Path) -> None:
@@ -228,8 +211,8 @@ def _clear(path: Path) -> None:
 
 
 @contextmanager
-def _progress(total: int, done: int) -> Iterator[tuple[Progress, TaskID]]:
-    """One line on standard error: runs done of total, time spent, time left."""
+def _progress(total: int, done: int) -> Iterator[Callable[[], None]]:
+    """One line on standard error: runs done of total, time spent, time left; yields what counts."""
     bar = Progress(
         TextColumn("runs"),
         BarColumn(),
@@ -240,4 +223,5 @@ def _progress(total: int, done: int) -> Iterator[tuple[Progress, TaskID]]:
         console=Console(file=sys.stderr),
     )
     with bar:
-        yield bar, bar.add_task("runs", total=total, completed=done)
+        task = bar.add_task("runs", total=total, completed=done)
+        yield lambda: bar.advance(task)

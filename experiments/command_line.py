@@ -1,10 +1,11 @@
 """The command `fedsim`: parse, call one typed function, print what it returns.
 
-Exit codes: 0 done, 2 something in the options, the files or the data is wrong, 3 a run is done
-and its audit of leakage refutes what it claims (of both one sentence on standard error says what),
-130 interrupted. Nothing heavy is imported before a command runs.
+Exit codes: 0 done, 2 something in the options, the files or the data is wrong, or runs of a sweep
+failed, 3 a run is done and its audit of leakage refutes what it claims (a sentence on standard
+error says what), 130 interrupted. Nothing heavy is imported before a command runs.
 """
 
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -98,6 +99,28 @@ class ExperimentCommand:
     model: Literal["bilstm", "transformer"] | None = None
     epsilon: float | None = None
     seed: int = 0
+    processes: int | None = None
+    out: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepCommand:
+    """Run every combination of the options that a recipe lists, several at a time.
+
+    The recipe is a TOML file: [options] holds options of `fedsim run` that all runs share, [grid]
+    the values of those that vary, seeds among them, as lists; several [[grid]] tables are several
+    grids. A second call goes on where the first stopped: finished runs are kept, interrupted ones
+    go on from their checkpoints. A run that fails is named, and the others go on.
+
+    Attributes:
+      recipe: the TOML file.
+      list: name the runs and how far each is, and run nothing.
+      processes: runs at a time; default: one a core.
+      out: folder for the runs; default runs/NAME, after the recipe.
+    """
+
+    recipe: tyro.conf.Positional[Path]
+    list: bool = False
     processes: int | None = None
     out: Path | None = None
 
@@ -273,6 +296,31 @@ def _experiment(command: ExperimentCommand) -> tuple[Callable[..., "Table"], Cal
     return selection.selection, selection.preset_options
 
 
+def sweep(command: SweepCommand) -> int:
+    """`fedsim sweep`."""
+    from experiments.sweep import cells_of, listing, run_cells
+
+    cells, out = cells_of(command.recipe), command.out or Path("runs") / command.recipe.stem
+    print(listing(cells, out))
+    if command.list:
+        return 0
+    ended = run_cells(cells, out, command.processes)
+    failed = {name: run for name, run in ended.items() if isinstance(run, BaseException)}
+    codes = [verdict(run) for run in ended.values() if not isinstance(run, BaseException)]
+    if codes:
+        first = out / "runs" / next(name for name in ended if name not in failed)
+        print(
+            f"\n{len(codes)} of {len(ended)} runs are finished.\n"
+            f"  {shlex.join(['fedsim', 'tables', str(first), str(out)])}\n"
+            f"  {shlex.join(['fedsim', 'report', str(first), str(out)])}\n"
+            "compare them with the kind that is named first."
+        )
+    for name, error in failed.items():
+        kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
+        print(f"fedsim: {name} failed: {kind}{error}", file=sys.stderr)
+    return 2 if failed else max(codes)
+
+
 def report(command: ReportCommand) -> None:
     """`fedsim report`."""
     from fedsim.report.grouping import runs_in
@@ -358,6 +406,7 @@ COMMANDS: dict[str, tuple[type, Callable]] = {
     "run": (RunCommand, run),
     "resume": (ResumeCommand, resume),
     "experiment": (ExperimentCommand, experiment),
+    "sweep": (SweepCommand, sweep),
     "bench": (BenchCommand, bench),
     "report": (ReportCommand, report),
     "tables": (TablesCommand, tables),
@@ -368,6 +417,7 @@ USAGE = """usage: fedsim COMMAND [OPTIONS]
   run                 one simulation
   resume DIR          go on with one that was interrupted
   experiment NAME     one paper-style table: selection, price-of-activity, dpsgd, leakage
+  sweep FILE          every combination of options that a recipe lists
   bench NAME          one benchmark: round, population, dpsgd, ledger, leakage,
                       cohort
   report DIR...       one HTML page about one run or several
@@ -376,8 +426,8 @@ USAGE = """usage: fedsim COMMAND [OPTIONS]
   fedsim COMMAND --help    the options of a command
   fedsim --version         the version
 
-Exit codes: 0 done; 2 options, files or data are wrong; 3 the run is done, and its audit of leakage
-refutes what it claims; 130 interrupted."""
+Exit codes: 0 done; 2 options, files or data are wrong, or runs of a sweep failed; 3 the run is
+done, and its audit of leakage refutes what it claims; 130 interrupted."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -417,7 +467,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(stop.code or 0)
     except KeyboardInterrupt as stop:
         after = getattr(stop, "__notes__", [])
-        if arguments[0] == "experiment":
+        if arguments[0] in ("experiment", "sweep"):
             after = ["finished runs are kept, and the same command goes on from there"]
         print("; ".join(["fedsim: interrupted", *after]), file=sys.stderr)
         return 130

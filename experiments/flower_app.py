@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_type_hints
 
 import torch
 from flwr.app import Context, Error, Message, RecordDict
@@ -20,7 +20,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from clients import app
-from experiments.arguments import check_value
+from experiments.arguments import option_value
 from experiments.command_line import show
 from experiments.options import ENGINE, RunOptions
 from experiments.recipe import build
@@ -66,19 +66,10 @@ def options_of(run_config: Mapping[str, Any]) -> tuple[RunOptions, Path | None]:
             "own; write an absolute path",
         )
     out = given.pop("out", None)
-    values = {known[key]: _value(key, value, hints[known[key]]) for key, value in given.items()}
+    values = {
+        known[key]: option_value(key, value, hints[known[key]]) for key, value in given.items()
+    }
     return RunOptions(**values, engine="flower"), None if out is None else Path(str(out))
-
-
-def _value(key: str, value: Any, hint: Any) -> Any:
-    """A value as the option's type; TOML tells 1 from 1.0 and text from truth."""
-    wanted = "true or false" if hint is bool else "a value as `fedsim run` takes it, no truth value"
-    require(isinstance(value, bool) == (hint is bool), f"{key} is {value!r}; expected {wanted}")
-    check_value(key, str(value), hint)
-    number = next((kind for kind in (int, float) if kind in (hint, *get_args(hint))), None)
-    if number is not None:
-        return number(value)
-    return value if isinstance(value, bool) else str(value)
 
 
 @server_app.main()

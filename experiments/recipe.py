@@ -64,8 +64,16 @@ def build(options: RunOptions) -> "Simulation":
     )
 
 
-def run_recipe(options: RunOptions, out: Path | str | None, progress: bool = True) -> "Run":
+def run_recipe(
+    options: RunOptions, out: Path | str | None, progress: bool = True, resume: bool = False
+) -> "Run":
     """Build and run; the record in `out` can be rebuilt from its own `config.json`.
+
+    Args:
+      options: of the run.
+      out: a new folder for the record; None keeps the record in memory.
+      progress: show a progress bar on a terminal.
+      resume: go on where the run in `out` stopped; begin it where there is none.
 
     Raises:
       ConfigError: options that cannot be run, or a folder that already holds something.
@@ -85,6 +93,8 @@ def run_recipe(options: RunOptions, out: Path | str | None, progress: bool = Tru
             return replace(run, path=None, parameters=run.model)
     if out is None:
         return build(options).run(recipe=asdict(options), progress=progress)
+    if resume and (Path(out) / "config.json").is_file():
+        return _go_on(options, Path(out), progress)
     # Before a corpus is read or anything heavy imported, both of which may take a while.
     recipe = asdict(options)
     folder = begin(out, {**recipe, "recipe": recipe, "environment": environment()})

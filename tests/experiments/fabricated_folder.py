@@ -1,6 +1,7 @@
 """Folders of finished runs, written in the format of the record without running anything."""
 
 import json
+import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -64,4 +65,11 @@ def broken_run(cell: Cell, path: Path) -> None:
         path.mkdir(parents=True)
         (path / "config.json").write_text("{}")
         raise RuntimeError("the machine caught fire")
+    write_run(cell, path)
+
+
+def dying_run(cell: Cell, path: Path) -> None:
+    """The run of seed 1 takes its process with it; the others finish."""
+    if cell.options.seed == 1:
+        os._exit(1)
     write_run(cell, path)

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import fabricated_folder
 import pytest
-from fabricated_folder import broken_run, write_run
+from fabricated_folder import broken_run, dying_run, write_run
 
 from experiments import cells
-from experiments.cells import Cell, finish
+from experiments.cells import Cell, carry_on, finish
 from experiments.lock import locked
 from experiments.options import RunOptions
 from fedsim.errors import ConfigError
@@ -65,7 +65,7 @@ def test_a_folder_that_is_no_run_is_left_alone(tmp_path, monkeypatch):
 
 def test_a_finished_run_of_other_options_is_refused_before_anything_runs(tmp_path, executed):
     finish(some(1), tmp_path, processes=1)
-    with pytest.raises(ConfigError, match=r"run-seed0 holds a finished run with cohort=\d+, but"):
+    with pytest.raises(ConfigError, match=r"run-seed0 holds a run with cohort=\d+, but"):
         finish(some(2, cohort=5), tmp_path, processes=1)
     assert executed == ["run-seed0"]
 
@@ -211,3 +211,32 @@ def test_a_crash_names_the_run_keeps_the_others_and_is_run_again(tmp_path, monke
     assert cells.is_finished(tmp_path / "run-seed2")
     monkeypatch.setattr(cells, "execute", write_run)
     assert len(finish(some(), tmp_path, processes=1)) == 3
+
+
+def test_runs_of_a_sweep_go_on_without_those_that_fail(tmp_path, monkeypatch):
+    monkeypatch.setattr(cells, "_go_on", broken_run)
+    ended = carry_on(some(), tmp_path, processes=1)
+    assert [str(getattr(run, "path", run)) for run in ended.values()] == [
+        str(tmp_path / "run-seed0"),
+        "the machine caught fire",
+        str(tmp_path / "run-seed2"),
+    ]
+
+
+def test_an_interrupted_run_of_other_options_is_refused_before_a_sweep_begins(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(cells, "_go_on", write_run)
+    carry_on(some(1), tmp_path, processes=1)
+    (tmp_path / "run-seed0" / "summary.json").unlink()
+    with pytest.raises(ConfigError, match=r"run-seed0 holds a run with cohort=\d+, but"):
+        carry_on(some(2, cohort=5), tmp_path, processes=1)
+    assert not (tmp_path / "run-seed1").exists()
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_stops_no_run_that_had_not_begun(tmp_path, monkeypatch):
+    monkeypatch.setattr(cells, "_go_on", dying_run)
+    ended = carry_on(some(5), tmp_path, processes=2)
+    assert "terminated abruptly" in str(ended["run-seed1"])
+    assert all(ended[f"run-seed{k}"].path for k in (3, 4))

@@ -324,9 +324,9 @@ class TestRefusals:
             (
                 ["rnu"],
                 "unknown command 'rnu' (did you mean 'run'?); choose one of run, resume, "
-                "experiment, bench, report, tables",
+                "experiment, sweep, bench, report, tables",
             ),
-            (["zzz"], "unknown command 'zzz'; choose one of run, resume, experiment, bench"),
+            (["zzz"], "unknown command 'zzz'; choose one of run, resume, experiment, sweep"),
             (["report"], "folders is missing; write it after the command"),
             (["tables", "nowhere"], "nowhere holds no finished run (config.json and summary"),
             (["report", "a", "b", "--ot", "c"], "unknown option --ot (did you mean '--out'?)"),
