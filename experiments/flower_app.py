@@ -9,7 +9,7 @@ option that is not given.
 
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -114,7 +114,8 @@ def _node(options: RunOptions) -> tuple[Population, ClientApp]:
     """The population and the devices' app, once a process."""
     # As the threads of the local engine: more of them would sum in another order.
     torch.set_num_threads(1)
-    simulation = build(options)
+    # The server alone shows the run elsewhere.
+    simulation = build(replace(options, tracker=None))
     schedule = simulation.schedule
     people = simulation.population.cut(schedule.periods, schedule.by, schedule.retention)
     return people, app(simulation.client.bind(people, simulation.model, simulation.seed))

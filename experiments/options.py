@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
 from experiments.budget_options import budget_policy, check_budgets
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from fedsim.models import JointTagger
     from fedsim.population import Population
     from fedsim.schedule import Schedule
+    from fedsim.tracking import Tracker
     from strategies import SelectionPolicy
 
 PROXIMAL_MU = 0.01
@@ -107,6 +109,8 @@ class RunOptions:
         the last among them, are measured anyway.
       evaluate_every: rounds between measurements; default about 20 measurements a run.
       checkpoint_every: rounds between checkpoints, which a run that was interrupted goes on from.
+      tracker: where else the run is shown as it goes: tensorboard (files beside the record; needs
+        --out) or mlflow (where $MLFLOW_TRACKING_URI says).
       faults: devices that fail, by probability: unavailable=.1,dropout=.3,nan=.05,exploding=.01,
         error=.05; deadline=20 (simulated seconds), with speed=100 (examples a second) and spread=1.
       engine: train devices one by one on threads of this process (local), many at a time as stacked
@@ -171,6 +175,7 @@ class RunOptions:
     leakage_every: int = 1
     evaluate_every: int | None = None
     checkpoint_every: int = 1
+    tracker: Literal["tensorboard", "mlflow"] | None = None
     faults: str | None = None
     engine: Literal["local", "batched", "flower"] = "local"
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -227,6 +232,10 @@ class RunOptions:
         )
 
 
+URI = "MLFLOW_TRACKING_URI"
+"""Where MLflow keeps its runs, unless the working folder is meant."""
+
+
 def check_options(options: RunOptions) -> None:
     """Refuse whatever can be refused before a corpus is read.
 
@@ -234,6 +243,7 @@ def check_options(options: RunOptions) -> None:
       ConfigError: a value, or a combination of them, that cannot be run.
     """
     check_budgets(options)
+    tracker_of(options)
     client_of(options)
     strategy_of(options)
     schedule_of(options)
@@ -330,6 +340,25 @@ def faults_of(options: RunOptions) -> "Faults | None":
     from fedsim.faults import Faults
 
     return None if options.faults is None else Faults.parse(options.faults)
+
+
+def tracker_of(options: RunOptions) -> "Tracker | None":
+    """Where else the run is shown."""
+    if options.tracker is None:
+        return None
+    require(
+        find_spec(options.tracker) is not None,
+        f"tracker is {options.tracker!r}, which is not installed; pip install "
+        "tensorboard, or mlflow-skinny",
+    )
+    require(
+        options.tracker != "mlflow" or options.engine != "flower" or URI in os.environ,
+        f"tracker is 'mlflow', whose store Flower's processes would look up from folders of their "
+        f"own; name one in ${URI}",
+    )
+    from fedsim.tracking import MLflow, TensorBoard
+
+    return MLflow() if options.tracker == "mlflow" else TensorBoard()
 
 
 def panel_of(options: RunOptions, population: "Population") -> "Panel | None":

@@ -16,6 +16,7 @@ from experiments.options import (
     population_of,
     schedule_of,
     strategy_of,
+    tracker_of,
 )
 from fedsim.environment import environment
 from fedsim.errors import ConfigError, require
@@ -32,6 +33,7 @@ def build(options: RunOptions) -> "Simulation":
 
     # Cheap things first, so that a bad option is refused before the corpus is read.
     client, strategy, schedule = client_of(options), strategy_of(options), schedule_of(options)
+    tracker = tracker_of(options)
     people = population_of(options)
     model, panel = model_of(options, people), panel_of(options, people)
     probes = []
@@ -61,6 +63,7 @@ def build(options: RunOptions) -> "Simulation":
         engine="batched" if options.engine == "batched" else "local",
         device=options.device,
         probes=probes,
+        trackers=[] if tracker is None else [tracker],
     )
 
 
@@ -82,6 +85,10 @@ def run_recipe(
         from experiments.flower_run import absolute
 
         options = absolute(options)
+    require(
+        out is not None or options.tracker != "tensorboard",
+        "tracker is 'tensorboard', whose files go beside a run's record; name a folder with --out",
+    )
     if out is None and options.engine == "flower":
         # Processes hand each other a record through a folder.
         with tempfile.TemporaryDirectory() as place:

@@ -92,7 +92,7 @@ class Folder:
         if not self.path.is_dir():
             return
         for child in self.path.iterdir():
-            if child.name == CHECKPOINT:
+            if child.is_dir():
                 shutil.rmtree(child)
             else:
                 child.unlink()

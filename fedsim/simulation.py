@@ -46,6 +46,7 @@ from fedsim.record.run import Arrays
 from fedsim.round import Round
 from fedsim.schedule import Schedule
 from fedsim.state import registry
+from fedsim.tracking.feed import Feed, Tracker
 from fedsim.training.chunks import planned
 from fedsim.training.scoring import Scorer
 from fedsim.training.trainer import LocalTrainer
@@ -73,6 +74,8 @@ class Simulation:
       faults: devices that fail, as `Faults(dropout=0.3)`; None leaves all of them well.
       engine: "local" trains devices one by one, "batched" many at a time as stacked tensors.
       device: where the batched engine computes: "cpu", "cuda", or "auto", a GPU where there is one.
+      trackers: where else the run is shown as its record grows: `fedsim.tracking.TensorBoard()`,
+        `MLflow()`; they change nothing in it.
     """
 
     population: Population
@@ -88,6 +91,7 @@ class Simulation:
     faults: Faults | None = None
     engine: Literal["local", "batched"] = "local"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    trackers: Sequence[Tracker] = ()
 
     def __post_init__(self) -> None:
         every, workers, checkpoint = self.evaluate_every, self.workers, self.checkpoint_every
@@ -261,8 +265,12 @@ class Simulation:
             log.warning("the run in %s is finished; it is read back", writer.path)
             return load_run(writer.path)
         stateful = registry(self.strategy, grid, probes)
-        with Checkpoints(writer, self.checkpoint_every, stateful) as checkpoints:
+        with (
+            Feed(self.trackers, writer.path, config) as feed,
+            Checkpoints(writer, self.checkpoint_every, stateful) as checkpoints,
+        ):
             done, parameters = checkpoints.restore(parameters)
+            feed.rounds(writer.rounds)
             with Progress(last, done=done, shown=progress) as bar:
                 for round in range(done + 1, last + 1):
                     tick = time.perf_counter()
@@ -271,10 +279,12 @@ class Simulation:
                     figures: dict[str, Any] = dict(finished.evaluated)
                     for probe in probes:
                         figures |= probe(finished)
-                    bar.show(writer.round(finished, time.perf_counter() - tick, figures))
+                    line = writer.round(finished, time.perf_counter() - tick, figures)
+                    bar.show(line)
+                    feed.rounds([line])
                     checkpoints.keep(round, parameters, last=finished.last)
-            seconds = checkpoints.seconds
-        summary = summary_contents(writer.rounds, parameters, seconds, self.seed)
+            summary = summary_contents(writer.rounds, parameters, checkpoints.seconds, self.seed)
+            feed.end(summary)
         files: dict[str, Arrays] = {}
         for probe in probes:
             if hasattr(probe, "files"):

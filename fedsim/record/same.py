@@ -12,7 +12,7 @@ from typing import Any
 from fedsim.errors import ConfigError
 from fedsim.record.encoding import encoded
 
-MAY_DIFFER = frozenset({"workers", "data", "checkpoint_every"})
+MAY_DIFFER = frozenset({"workers", "data", "checkpoint_every", "tracker"})
 """Options that change no result. Data may have moved: fingerprints tell whether it is the same."""
 
 _UNSEEN = frozenset({"recipe", "untrained", "environment.uncommitted_changes"})

@@ -17,6 +17,7 @@ _APART = frozenset(
     {
         *("seed", "recipe", "environment", "simulation", "central"),
         *("workers", "data", "evaluate_every", "leakage_every", "checkpoint_every", "vocabulary"),
+        "tracker",
         *("selection", "power", "cap", "temperature", "budgets"),
     }
 )
