@@ -67,6 +67,8 @@ class RunOptions:
       weight_cap: public bound on weights, under add-remove.
       denominator: public constant that the sum is divided by, under add-remove.
       example_cap: examples beyond which a device weighs no more.
+      smallest_rate: participation rate below which a device weighs no more, with --weighting
+        inverse-rate; a public constant, needed under add-remove.
       device_budget: epsilon that no device may exceed; it sits out every round that would take it
         above.
       run_budget: epsilon that the worst device may not exceed; the run stops before it would.
@@ -135,6 +137,7 @@ class RunOptions:
     weight_cap: float | None = None
     denominator: float | None = None
     example_cap: int | None = None
+    smallest_rate: float | None = None
     device_budget: float | None = None
     run_budget: float | None = None
     budgets: str | None = None

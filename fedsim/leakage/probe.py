@@ -135,7 +135,7 @@ class Leakage:
             "audited_rounds": list(self.audit.rounds),
             "level": self.audit.level,
             "delta": self.delta,
-            "notes": panel_notes(self.panel, self.population, account.unit, self.audit.level),
+            "notes": panel_notes(self.panel, self.population, account.claims, self.audit.level),
         }
 
     def files(self) -> dict[str, dict[str, np.ndarray]]:
