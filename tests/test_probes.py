@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 
+import finished_rounds
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from seqeval.metrics import f1_score
 
-from fedsim.plan import FinishedRound, Scores
+from fedsim.plan import Scores
 from fedsim.population.examples import UNKNOWN, UNSEEN, Examples
 from fedsim.population.labels import Inventory
 from fedsim.privacy.spent import no_privacy
@@ -43,22 +44,9 @@ def utterances(lengths, device=None, period=None, seed=0):
     )
 
 
-def finished(scores, round=1, period=0, last=False, score=None):
+def finished(scores, round=1, period=0, **fields):
     """A round whose new model says `scores`, or what `score` returns."""
-    nobody = np.zeros(0, np.int64)
-    return FinishedRound(
-        round=round,
-        period=period,
-        last=last,
-        plan=None,
-        cohort=nobody,
-        arrived=nobody,
-        examples=0,
-        failures=(),
-        train_loss=None,
-        parameters={},
-        score=score or (lambda: scores),
-    )
+    return finished_rounds.finished(round, period, **{"score": lambda: scores} | fields)
 
 
 def perfect(test):

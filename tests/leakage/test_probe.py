@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from finished_rounds import finished
 from flwr.serverapp.strategy import FedAvg
 
 from clients import NLUClient
@@ -14,7 +15,6 @@ from fedsim.leakage.panels import device_panel, example_panel
 from fedsim.leakage.probe import Leakage
 from fedsim.leakage.success import auc
 from fedsim.models import BiLSTMTagger
-from fedsim.plan import FinishedRound, Scores
 from fedsim.population.examples import concatenate
 from fedsim.privacy import DeviceLedger, DeviceSum, Gaussian
 from fedsim.privacy.account import Account
@@ -52,24 +52,6 @@ def simulation(population, schedule, probes=(), **client):
         schedule=schedule,
         workers=0,
         probes=probes,
-    )
-
-
-def finished(round, period=0, last=False):
-    """A round that is over; `scripted` says what its model's losses are."""
-    nobody = np.zeros(0, np.int64)
-    return FinishedRound(
-        round=round,
-        period=period,
-        last=last,
-        plan=None,
-        cohort=nobody,
-        arrived=nobody,
-        examples=0,
-        failures=(),
-        train_loss=None,
-        parameters={},
-        score=lambda: Scores(nobody, nobody, nobody),
     )
 
 
