@@ -15,6 +15,7 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord
 from torch import Tensor
 
 from fedsim.engine.flower import (
+    MESSAGE_LOST,
     NODE_UNAVAILABLE,
     REPLY_EXPIRED,
     Content,
@@ -42,6 +43,7 @@ NOTHING_HELD_OUT = 104
 
 STAGES = {
     NODE_UNAVAILABLE: "unavailable",
+    MESSAGE_LOST: "unavailable",
     DROPPED_OUT: "dropout",
     LATE: "late",
     REFUSAL: REFUSED,

@@ -165,7 +165,13 @@ def test_a_half_precision_model_takes_values_whose_squares_are_beyond_its_range(
 
 
 @pytest.mark.parametrize(
-    ("code", "stage"), [(0, "train"), (2, "train"), (5, "unavailable"), (4, "late"), (77, "train")]
+    ("code", "stage"),
+    [
+        *((code, "train") for code in (0, 2, 8, 77)),
+        (3, "unavailable"),
+        (5, "unavailable"),
+        (4, "late"),
+    ],
 )
 def test_flower_s_own_error_codes_say_where_a_device_failed(code, stage):
     assert only(Error(code=code, reason="so it was")).failures == ((0, stage, "so it was"),)
