@@ -26,7 +26,8 @@ from rich.progress import (
 
 from experiments.finished import Finished, check_same_options
 from experiments.lock import locked
-from experiments.options import RunOptions, check_options
+from experiments.options import check_options
+from experiments.run_options import RunOptions
 from experiments.workers import run_all
 from fedsim.errors import ConfigError
 from fedsim.folder import read_json

@@ -6,7 +6,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.options import RunOptions
+from experiments.run_options import RunOptions
 from fedsim.errors import ConfigError
 from fedsim.record import Run, is_finished, load_run
 from fedsim.record.same import MAY_DIFFER

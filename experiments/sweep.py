@@ -26,7 +26,8 @@ from typing import Any, get_type_hints
 
 from experiments.arguments import option_value
 from experiments.cells import Cell, carry_on
-from experiments.options import RunOptions, check_options
+from experiments.options import check_options
+from experiments.run_options import RunOptions
 from fedsim.errors import ConfigError, did_you_mean, require
 from fedsim.record import Run, is_finished
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from experiments.command_line import main
-from experiments.options import RunOptions
+from experiments.run_options import RunOptions
 from experiments.sweep import cells_of, listing, run_cells
 from fedsim import ConfigError, load_run
 from fedsim.record.checkpoint import Checkpoints
