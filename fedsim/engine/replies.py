@@ -173,7 +173,7 @@ def _metrics_fault(metrics: MetricRecord, needs: str | None) -> str | None:
     """Why metrics cannot be used, or None."""
     for name, value in metrics.items():
         try:
-            finite = np.isfinite(np.asarray(value, np.float64)).all()
+            finite = all(map(math.isfinite, value if isinstance(value, list) else (value,)))
         except OverflowError:
             return f"metric {name} is an integer beyond float64"
         if not finite:
