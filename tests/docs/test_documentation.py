@@ -12,7 +12,8 @@ from documented import HOW_TO, ROOT, TUTORIAL, blocks, execute
 
 from experiments import command_line
 from experiments.arguments import check_arguments
-from experiments.options import RunOptions, check_options
+from experiments.options import check_options
+from experiments.run_options import RunOptions
 
 DOCS = ROOT / "docs"
 RESULTS = ROOT / "experiments" / "results" / "README.md"
