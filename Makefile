@@ -2,7 +2,7 @@
 # make test        build the environment, pass the tests
 # make test-slow   the long tests
 # make lint        format, lint, types
-# make docs        the documentation, under build/docs; fails on warnings, dead links and examples
+# make docs        the documentation, under build/docs; fails on warnings, dead links and quick examples
 #
 # PYTHON picks the interpreter, PIP_ARGS goes to pip (the README says when you want it).
 
