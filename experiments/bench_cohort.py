@@ -10,12 +10,11 @@ numpy, scipy and Opacus alone.
 
 from argparse import ArgumentParser
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from experiments.bench_result import Benchmark, Budget
+from experiments.bench_result import Benchmark, Budget, measure
 from experiments.cohort_cells import Cell, kernels_of, measured_cell
 from experiments.cohort_work import BATCH, LOADS, MODELS, POOLED
 from fedsim.errors import require
@@ -129,10 +128,4 @@ if __name__ == "__main__":
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="write machine, measurements and budgets here")
-    options = vars(parser.parse_args())
-    file = options.pop("json")
-    measured = bench_cohort(**options)
-    print(measured.markdown())
-    if file is not None:
-        file.write_text(measured.json(), "utf-8")
+    measure(parser, bench_cohort)

@@ -13,7 +13,6 @@ import time
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -21,6 +20,7 @@ from experiments.bench_result import (
     Benchmark,
     Budget,
     Measurement,
+    measure,
     ratio_of_peaks,
     ratio_of_rounds,
 )
@@ -146,10 +146,4 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--without-rivals", action="store_false", dest="rivals")
-    parser.add_argument("--json", type=Path, help="write machine, measurements and budgets here")
-    options = vars(parser.parse_args())
-    file = options.pop("json")
-    measured = bench_dpsgd(**options)
-    print(measured.markdown())
-    if file is not None:
-        file.write_text(measured.json(), "utf-8")
+    measure(parser, bench_dpsgd)

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from experiments import peers
+from experiments.peers.flower_ray import FORMS
 
 WARM_UP = 2
 """First rounds that are not timed: actors start, kernels are chosen."""
@@ -23,9 +24,12 @@ WARM_UP = 2
 MOST_SECONDS = 900
 """How long a peer may take for one repeat."""
 
-RAY, PFL = "Flower's own simulation on Ray", "pfl-research"
+RAY, PFL = "Flower on Ray, run_simulation", "pfl-research"
 
-RAY_TUNED = "Flower on Ray, each actor keeping its module"
+RAY_APP = "Flower on Ray, flwr run"
+"""The same apps, started as Flower recommends today."""
+
+RAY_TUNED = "Flower on Ray with kept modules, flwr run"
 """Flower's quickstart builds a module for every message; who measures does without."""
 
 
@@ -105,8 +109,8 @@ def installed(workers: int, pfl_python: Path | None, folder: Path) -> tuple[list
     found, notes, cores = [], [], max(1, workers)
     module = [sys.executable, "-m", "experiments.peers.flower_ray"]
     if find_spec("ray"):
-        for name, modules in ((RAY, "built"), (RAY_TUNED, "kept")):
-            found.append(Peer(name=name, command=[*module, str(cores), modules]))
+        for name, form in zip((RAY, RAY_APP, RAY_TUNED), FORMS, strict=True):
+            found.append(Peer(name=name, command=[*module, str(cores), form]))
     else:
         notes.append(f"{RAY} is left out: Ray is not installed; pip install 'flwr[simulation]'")
     if pfl_python is None:

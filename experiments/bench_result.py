@@ -3,7 +3,8 @@
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from argparse import ArgumentParser
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,22 @@ def _verdict(budget: Budget) -> str:
     verdict = "within" if budget.met else "over"
     digits = ".3f" if budget.budget >= 1e-3 else ".2g"
     return f"- {budget.name}: {budget.value:{digits}}, {verdict} its budget of {budget.budget:.3g}"
+
+
+def measure(parser: ArgumentParser, bench: Callable[..., Benchmark]) -> None:
+    """Run a benchmark with the options of the process, print it, and write it where `--json` says.
+
+    Args:
+      parser: of the benchmark's own options, by the names of its arguments.
+      bench: what they are given to.
+    """
+    parser.add_argument("--json", type=Path, help="write machine, measurements and budgets here")
+    options = vars(parser.parse_args())
+    file = options.pop("json")
+    measured = bench(**options)
+    print(measured.markdown())
+    if file is not None:
+        file.write_text(measured.json(), "utf-8")
 
 
 def machine() -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from experiments.dpsgd_rows import Case, Clipping, Row, cases_of, rows_of
 from experiments.options import RunOptions
-from experiments.presets import Preset, chosen, run_options, runs_of
+from experiments.presets import Preset, chosen, chosen_with_seeds, run_options, runs_of
 from fedsim.record import Run
 from fedsim.report.dpsgd import EDP, OURS, PLAIN, Cost, Line, dpsgd_table
 from fedsim.report.table import Table
@@ -120,10 +120,8 @@ def dpsgd(
     """
     from experiments.dpsgd_costs import step_costs
 
-    size = chosen(PRESETS, preset)
     options = preset_options(preset) if options is None else options
-    first = options[0].seed
-    each = range(first, first + (size.seeds if seeds is None else seeds))
+    size, each = chosen_with_seeds(PRESETS, preset, seeds, options[0].seed)
     cases = cases_of(options, size.epochs)
     costs = []
     for case in cases:

@@ -25,6 +25,7 @@ from experiments.command_line import show
 from experiments.options import ENGINE, RunOptions
 from experiments.recipe import build
 from fedsim.engine.flower import reason
+from fedsim.engine.memory import keep_freed_memory
 from fedsim.engine.nodes import HOSTED, UNFIT, hosted
 from fedsim.errors import ConfigError, did_you_mean, require
 from fedsim.population import Population
@@ -123,6 +124,7 @@ def _node(options: RunOptions) -> tuple[Population, ClientApp]:
     """The population and the devices' app, once a process."""
     # As the threads of the local engine: more of them would sum in another order.
     torch.set_num_threads(1)
+    keep_freed_memory()
     simulation = build(options)
     schedule = simulation.schedule
     people = simulation.population.cut(schedule.periods, schedule.by, schedule.retention)

@@ -19,7 +19,7 @@ from typing import Any
 
 from experiments.leakage_rows import rows_of
 from experiments.options import RunOptions
-from experiments.presets import Preset, chosen, run_options, runs_of
+from experiments.presets import Preset, chosen, chosen_with_seeds, run_options, runs_of
 from fedsim.report.exposure import DEVICE, EDP, EXAMPLE, Privacy, exposure_table
 from fedsim.report.table import Table
 
@@ -96,9 +96,8 @@ def leakage(
     Raises:
       ConfigError: options that cannot be run, a folder with other runs, or runs that failed.
     """
-    size = chosen(PRESETS, preset)
     options = preset_options(preset) if options is None else options
-    each = range(options.seed, options.seed + (size.seeds if seeds is None else seeds))
+    size, each = chosen_with_seeds(PRESETS, preset, seeds, options.seed)
     rows = rows_of(options, size.noise)
     runs = runs_of(rows, each, out, processes)
     return exposure_table([row.exposed(own) for row, own in zip(rows, runs, strict=True)])

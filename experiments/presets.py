@@ -18,6 +18,17 @@ Preset = Literal["quick", "paper"]
 T = TypeVar("T")
 
 
+class Sized(Protocol):
+    """How much of an experiment a preset runs."""
+
+    @property
+    def seeds(self) -> int:
+        """Runs of every row."""
+
+
+S = TypeVar("S", bound=Sized)
+
+
 class Row(Protocol):
     """One row of an experiment's table: options whose seed is still open."""
 
@@ -34,6 +45,24 @@ def chosen(presets: Mapping[str, T], preset: str) -> T:
     if preset not in presets:
         raise ConfigError(f"preset is {preset!r}; expected one of {', '.join(presets)}")
     return presets[preset]
+
+
+def chosen_with_seeds(
+    presets: Mapping[str, S], preset: str, seeds: int | None, first: int
+) -> tuple[S, range]:
+    """What a preset of this name runs, and with which seeds.
+
+    Args:
+      presets: by name.
+      preset: its name.
+      seeds: how many; None is as many as the preset has.
+      first: the smallest of them.
+
+    Raises:
+      ConfigError: there is no such preset.
+    """
+    size = chosen(presets, preset)
+    return size, range(first, first + (size.seeds if seeds is None else seeds))
 
 
 def run_options(own: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> RunOptions:

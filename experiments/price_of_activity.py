@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.options import RunOptions
-from experiments.presets import Preset, chosen, run_options, runs_of
+from experiments.presets import Preset, chosen, chosen_with_seeds, run_options, runs_of
 from experiments.price_examples import example_prices
 from experiments.price_rows import POLICIES, rows_of
 from fedsim.report.price import price_table
@@ -101,9 +101,8 @@ def price_of_activity(
     Raises:
       ConfigError: options that cannot be run, a folder with other runs, or runs that failed.
     """
-    size = chosen(PRESETS, preset)
     options = preset_options(preset) if options is None else options
-    each = range(options.seed, options.seed + (size.seeds if seeds is None else seeds))
+    size, each = chosen_with_seeds(PRESETS, preset, seeds, options.seed)
     rows = rows_of(
         options,
         size.policies,

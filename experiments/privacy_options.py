@@ -16,7 +16,14 @@ NOISE_MULTIPLIER = 1.0
 CLIP_NORM = 1.0
 """Of an example's gradient, with --dp both."""
 
-_DEVICE = ("weight_cap", "denominator", "example_cap", "device_budget", "run_budget")
+_DEVICE = (
+    "weight_cap",
+    "denominator",
+    "example_cap",
+    "smallest_rate",
+    "device_budget",
+    "run_budget",
+)
 _BOTH = ("example_noise_multiplier", "example_clip_norm")
 _EXAMPLE = ("max_participations", "noise_decay")
 _ANY = ("noise_multiplier", "epsilon", "delta")
@@ -45,6 +52,7 @@ def device_level_of(options: "RunOptions") -> "DeviceLevel | None":
         weight_cap=options.weight_cap,
         denominator=options.denominator,
         example_cap=options.example_cap,
+        smallest_rate=options.smallest_rate,
         device_budget=options.device_budget,
         run_budget=options.run_budget,
         secure_noise=options.secure_noise,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from experiments.options import RunOptions
-from experiments.presets import Preset, chosen, run_options, runs_of
+from experiments.presets import Preset, chosen, chosen_with_seeds, run_options, runs_of
 from experiments.selection_rows import Row, further_rows, main_rows
 from fedsim.record import Run
 from fedsim.report.comparison import comparison_table
@@ -88,9 +88,8 @@ def selection(
     Raises:
       ConfigError: options that cannot be run, a folder with other runs, or runs that failed.
     """
-    size = chosen(PRESETS, preset)
     options = preset_options(preset) if options is None else options
-    each = range(options.seed, options.seed + (size.seeds if seeds is None else seeds))
+    size, each = chosen_with_seeds(PRESETS, preset, seeds, options.seed)
     rows = main_rows(options, size.policies, size.crossed)
     runs = runs_of(rows, each, out, processes)
     if size.further:

@@ -55,12 +55,12 @@ class Failure(NamedTuple):
 
     Attributes:
       device: its id, or SERVER.
-      stage: "unavailable" (it could not be asked), "refused" (it has taken part as often as its
-        privacy allows), "train" (it replied with an error), "dropout"
-        (it trained, and its reply was lost), "late" (its reply came after the round had closed),
-        "reply" (what it sent cannot be used), "missing", "evaluate" (in any of these ways, where
-        devices evaluate), or "aggregate" (the strategy's result cannot be used; the old model
-        stays).
+      stage: "unavailable" (it could not be asked, or its node was lost before it replied),
+        "refused" (it has taken part as often as its privacy allows), "train" (it replied with an
+        error), "dropout" (it trained, and its reply was lost), "late" (its reply came after the
+        round had closed), "reply" (what it sent cannot be used), "missing", "evaluate" (in any of
+        these ways, where devices evaluate), or "aggregate" (the strategy's result cannot be used;
+        the old model stays).
       error: one line; it begins with "simulated: " where a simulated fault is to blame.
     """
 

@@ -196,23 +196,6 @@ def activity_deciles(activity: np.ndarray) -> np.ndarray:
     return 1 + rank * 10 // max(len(activity), 1)
 
 
-def span_f1(gold: np.ndarray, said: np.ndarray, offsets: np.ndarray) -> float:
-    """Micro-averaged F1 of slot spans, as CoNLL's evaluation script counts them.
-
-    A span starts at a B- label, and at an I- label that continues no span of its type.
-
-    Args:
-      gold: (words,) slot label ids: 0 is O, 2k + 1 is B- and 2k + 2 is I- of slot type k.
-      said: (words,) predicted ids.
-      offsets: (sentences + 1,) where sentences start.
-
-    Returns:
-      F1 in [0, 1]; 0 where there is no span on either side.
-    """
-    both, total = (counts.sum() for counts in _span_counts(gold, said, offsets))
-    return float(2 * both / total) if total else 0.0
-
-
 @dataclass(frozen=True, eq=False)
 class _Marks:
     """What was right in each example: intents, whole utterances, and slot spans."""
@@ -256,7 +239,16 @@ def _marks(examples: Examples, said: Scores) -> _Marks:
 def _span_counts(
     gold: np.ndarray, said: np.ndarray, offsets: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Spans on both sides, and spans of either side added up, each (sentences,)."""
+    """Slot spans on both sides, and spans of either side added up, each (sentences,).
+
+    As CoNLL's evaluation script counts them: a span starts at a B- label, and at an I- label that
+    continues no span of its type.
+
+    Args:
+      gold: (words,) slot label ids: 0 is O, 2k + 1 is B- and 2k + 2 is I- of slot type k.
+      said: (words,) predicted ids.
+      offsets: (sentences + 1,) where sentences start.
+    """
     first = np.zeros(len(gold) + 1, bool)
     first[offsets] = True
     found = [_spans(labels, first[:-1]) for labels in (gold, said)]

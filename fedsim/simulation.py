@@ -221,7 +221,7 @@ class Simulation:
         exchange = Exchange(
             faults=self.faults, seed=self.seed, client=self.client, people=people, example=example
         )
-        account = Account.of(self.strategy, None if example is None else example.ledger)
+        account = Account.of(self.strategy, example)
         privacy = privacy_probe(self.strategy, people, example)
         measured = standard_probes(people, self._every)
         probes: list[Probe] = [*measured, privacy, exchange, *self.probes]

@@ -1,16 +1,16 @@
 """Device selection, and how it goes together with any Flower strategy."""
 
 from strategies.budgets import BudgetSelection, budgets_for_cohort
+from strategies.draw import draw_cohort
 from strategies.private import PrivateAggregation
+from strategies.public_scale import PublicScale
 from strategies.selection import (
     ActivitySelection,
     LogActivitySelection,
-    PublicScale,
     SelectionPolicy,
     SoftmaxSelection,
     TopActivitySelection,
     UniformSelection,
-    draw_cohort,
 )
 from strategies.selective import Selective
 

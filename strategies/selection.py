@@ -1,8 +1,8 @@
-"""Which devices take part in a round, and how likely each was to.
+"""How likely is each device to take part in a round?
 
 A policy turns activity (examples a device holds) into participation rates, and the rates travel
-with the round, so that what is accounted is the draw that was made. Policies are pure: they hold
-no state and read no clock.
+with the round, so that what is accounted is the draw that was made (`strategies.draw`). Policies
+are pure: they hold no state and read no clock.
 
 Activity-based selection: Dupuy et al., "Learnings from federated learning in the real world",
 ICASSP 2022, https://arxiv.org/abs/2202.03925. The family below is ours.
@@ -30,11 +30,6 @@ from typing import Protocol
 import numpy as np
 
 from fedsim.errors import require
-from fedsim.plan import Draw
-from fedsim.rng import stream
-
-IN_A_BIN = 16
-"""Devices that share a bin of a fixed-size draw, on average."""
 
 
 class SelectionPolicy(Protocol):
@@ -251,116 +246,6 @@ class TopActivitySelection:
         rates = np.zeros(len(activity))
         rates[np.argsort(-activity, kind="stable")[: int(self.cohort)]] = 1.0
         return np.where(activity > 0, rates, 0.0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PublicScale:
-    """Rates min(cap, scale x score) that depend on a device's own data and public constants alone.
-
-    Other policies solve for the scale at which rates sum to the cohort, so that each device's rate
-    depends on everybody's data; under add/remove neighbours that would give some of it away.
-
-    Why the claim at the cap holds: two neighbours differ in one device, and all others have the
-    same rates, weights and coins in both, since nothing normalises over devices. Noise and
-    denominator are constants. Given the others, a round is one Gaussian sum that the device joins
-    at its own rate, at most the cap, with its own weight, at most the bound; at lower ones it costs
-    no more (see above). So the epsilon of a device at cap and bound holds for whoever joins or
-    leaves, whatever its activity, which is why activity is protected too.
-
-    Attributes:
-      policy: whose scores are scaled: uniform, log, or a power of activity; its cap is the public
-        bound on every rate, below 1 for a uniform policy only through the scale.
-      scale: c, chosen without looking at the devices, > 0.
-
-    Example:
-      >>> public = PublicScale(policy=ActivitySelection(cohort=2, cap=0.5), scale=0.1)
-      >>> public.rates(np.array([1, 2, 30])).round(2).tolist(), public.public_cap
-      ([0.1, 0.2, 0.5], 0.5)
-    """
-
-    policy: SelectionPolicy
-    scale: float
-
-    def __post_init__(self) -> None:
-        known = (UniformSelection, ActivitySelection, LogActivitySelection)
-        require(
-            isinstance(self.policy, known),
-            f"{type(self.policy).__name__} compares devices, so no public scale fits it; choose "
-            "UniformSelection, LogActivitySelection or ActivitySelection",
-        )
-        require(0 < self.scale < np.inf, f"scale is {self.scale}; choose a finite number above 0")
-
-    @property
-    def cohort(self) -> float:
-        """What the wrapped policy expects; the real size depends on who there is."""
-        return self.policy.cohort
-
-    @property
-    def public_cap(self) -> float:
-        """The largest rate that any device could have."""
-        if isinstance(self.policy, UniformSelection):
-            return min(1.0, self.scale)
-        return self.policy.cap  # type: ignore[attr-defined]
-
-    @property
-    def label(self) -> str:
-        """The wrapped policy's, with the scale."""
-        return f"{self.policy.label}, scale {self.scale:g}"
-
-    @property
-    def natural_weighting(self) -> str:
-        """The wrapped policy's."""
-        return self.policy.natural_weighting
-
-    def rates(self, activity: np.ndarray) -> np.ndarray:
-        """Participation rates, shape (devices,)."""
-        scores = self.policy.scores(activity)  # type: ignore[attr-defined]
-        return np.minimum(self.public_cap, self.scale * scores)
-
-
-def draw_cohort(rates: np.ndarray, draw: Draw, seed: int, round: int) -> np.ndarray:
-    """Device ids of one round, increasing; a pure function of its arguments.
-
-    "poisson": independent coins, so a cohort of none is an ordinary outcome. "fixed": systematic
-    sampling in random order (Madow 1949): the cohort's size is the sum of the rates (or one of the
-    two integers around it), and each device's inclusion probability is exactly its rate, which
-    drawing one by one without replacement would not give.
-
-    Args:
-      rates: (devices,) in [0, 1].
-      draw: "poisson" or "fixed".
-      seed: the run's.
-      round: from 1.
-    """
-    random = stream(seed, "cohort", round)
-    if draw == "poisson":
-        return np.flatnonzero(random.random(len(rates)) < rates)
-    return _systematic(rates, random)
-
-
-def _systematic(rates: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Devices laid end to end in random order, each as long as its rate: who lies at the marks.
-
-    Marks are 1 apart, the first of them uniform in (0, 1]. To put a million devices into an order
-    costs more than all else in a draw, so they are thrown into bins, and only the bins that a mark
-    falls into are put in order within.
-    """
-    candidates = np.flatnonzero(rates)
-    lengths, bins = rates[candidates], len(candidates) // IN_A_BIN + 1
-    bin = random.integers(bins, size=len(candidates), dtype=np.uint32)
-    sums = np.bincount(bin, lengths, minlength=bins)
-    ends, first = np.cumsum(sums), 1 - random.random()
-    # Rounding keeps sums that are whole numbers whole, so that the size does not wobble.
-    marks = first + np.arange(np.floor(round(ends[-1], 9) - first) + 1)
-    hit = np.minimum(np.searchsorted(ends, marks), bins - 1)
-    opened = np.zeros(bins, bool)
-    opened[hit] = True
-    inside = random.permutation(np.flatnonzero(opened[bin]))
-    inside = inside[np.argsort(bin[inside], kind="stable")]
-    # The bins that stay closed are taken out from between the others.
-    marks -= np.cumsum(np.where(opened, 0.0, sums))[hit]
-    at = np.searchsorted(np.cumsum(lengths[inside]), marks)
-    return np.sort(candidates[inside[np.minimum(at, len(inside) - 1)]])
 
 
 def _check(cohort: float, cap: float = 1.0) -> None:

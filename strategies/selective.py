@@ -43,7 +43,8 @@ from fedsim.errors import ConfigError, require
 from fedsim.plan import Draw, Plan
 from fedsim.privacy.release import DeviceLevel
 from fedsim.state import StrategyState
-from strategies.selection import SelectionPolicy, draw_cohort
+from strategies.draw import draw_cohort
+from strategies.selection import SelectionPolicy
 from strategies.weighting import bounded_weights, weights_of
 
 Weighting = Literal["auto", "examples", "equal", "inverse-rate"]

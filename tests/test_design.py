@@ -69,10 +69,10 @@ def test_no_global_random_state(path):
                 assert name.split(".")[2] in ("Generator", "Philox")
 
 
-@pytest.mark.parametrize("room", [r for r in KERNEL_ROOMS if (ROOT / "fedsim" / r).is_dir()])
-def test_kernel_rooms_and_benchmarks_import_without_flower_and_datasets(room):
+def test_kernel_rooms_and_benchmarks_import_without_flower_and_datasets():
     benches = [ROOT / "experiments" / f"bench_{name}.py" for name in ("dpsgd", "cohort")]
-    files = [*(ROOT / "fedsim" / room).rglob("*.py"), *benches]
+    rooms = [path for room in KERNEL_ROOMS for path in (ROOT / "fedsim" / room).rglob("*.py")]
+    files = [*rooms, *benches]
     modules = sorted(path.relative_to(ROOT).with_suffix("") for path in files)
     names = [".".join(module.parts).removesuffix(".__init__") for module in modules]
     script = f"""
@@ -88,7 +88,7 @@ for name in {names}:
     importlib.import_module(name)
 """
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
 

@@ -1,10 +1,12 @@
 """The apps that Flower's own simulation runs on the same devices: plain torch, FedAvg, timed."""
 
 import json
+import os
 import time
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +20,34 @@ from fedsim.rng import seeded_globals, torch_generator
 
 client = ClientApp()
 server = ServerApp()
+
+VARIABLE = "FEDSIM_PEER"
+"""Where the settings stand: Flower's older way of starting a simulation hands on no config."""
+
+
+class Settings(NamedTuple):
+    """What is run, for every process that Flower starts.
+
+    Attributes:
+      workload: the file.
+      keep: whether an actor keeps its module; Flower's quickstart builds one for every message.
+      rounds: in all.
+      out: where the figures are written.
+    """
+
+    workload: str
+    keep: bool
+    rounds: int
+    out: str
+
+    def publish(self) -> None:
+        """To this process and those that it starts."""
+        os.environ[VARIABLE] = json.dumps(self._asdict())
+
+    @classmethod
+    def published(cls) -> "Settings":
+        """Those of the process that started this one."""
+        return cls(**json.loads(os.environ[VARIABLE]))
 
 
 @lru_cache
@@ -36,10 +66,9 @@ def kept(path: str) -> Tagger:
 def train(message: Message, context: Context) -> Message:
     """One epoch on the device that the message names."""
     torch.set_num_threads(1)
-    path = str(context.run_config["workload"])
-    task = loaded(path)
-    # Flower's quickstart builds one for every message.
-    module = kept(path) if context.run_config["keep"] else task.module()
+    settings = Settings.published()
+    task = loaded(settings.workload)
+    module = kept(settings.workload) if settings.keep else task.module()
     module.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
     config = message.content.config_records["config"]
     round, device = (int(config[key]) for key in ("server-round", "device"))  # type: ignore[arg-type]
@@ -85,7 +114,8 @@ class TimedFedAvg(FedAvg):
 @server.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the rounds and write their seconds and examples as JSON."""
-    task = loaded(str(context.run_config["workload"]))
+    settings = Settings.published()
+    task = loaded(settings.workload)
     devices = len(task.devices)
     strategy = TimedFedAvg(
         fraction_train=len(task.cohorts[0]) / devices,
@@ -98,9 +128,9 @@ def main(grid: Grid, context: Context) -> None:
         strategy.start(
             grid,
             ArrayRecord(task.initial()),
-            num_rounds=int(context.run_config["rounds"]),
+            num_rounds=settings.rounds,
         )
     ends = [*strategy.begins[1:], time.perf_counter()]
     seconds = [end - begin for begin, end in zip(strategy.begins, ends, strict=True)]
     measured = {"seconds": seconds, "examples": strategy.examples}
-    Path(str(context.run_config["out"])).write_text(json.dumps(measured), "utf-8")
+    Path(settings.out).write_text(json.dumps(measured), "utf-8")

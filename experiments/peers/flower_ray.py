@@ -1,16 +1,20 @@
 """How long are the rounds of Flower's own simulation, on Ray, on the same devices?
 
-    python -m experiments.peers.flower_ray CORES MODULES FILE ROUNDS
+    python -m experiments.peers.flower_ray CORES FORM FILE ROUNDS
 
-with MODULES "built" for every message, as in Flower's quickstart, or "kept" by each actor, prints
-one JSON line: seconds and examples of every round. `flwr run` is given an app folder, a home and a
-SuperLink of its own, which end with this process. There are as many nodes as devices.
+prints one JSON line: seconds and examples of every round. FORM is "run_simulation", Flower's older
+function, or "flwr-run", in an app folder with a home and a SuperLink of its own, which end with
+this process; both build a module for every message, as Flower's quickstart does. "flwr-run-kept"
+keeps one in each actor. There are as many nodes as devices.
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+from experiments.peers.flower_app import Settings, client, loaded, server
 from experiments.processes import requests_to_end
 from experiments.superlink import flwr_run, superlink
 from fedsim.errors import ConfigError
@@ -27,51 +31,59 @@ publisher = "peer"
 [tool.flwr.app.components]
 serverapp = "experiments.peers.flower_app:server"
 clientapp = "experiments.peers.flower_app:client"
-
-[tool.flwr.app.config]
-workload = ""
-keep = false
-rounds = 1
-out = ""
 """
 
 LAST_LINES = 15
 """Lines of a failed run's log that are shown."""
 
 
-def main(cores: int, keep: bool, path: str, rounds: int) -> None:
+FORMS = ("run_simulation", "flwr-run", "flwr-run-kept")
+
+
+def main(cores: int, form: str, path: str, rounds: int) -> None:
     """Run and print.
 
     Raises:
       SystemExit: with the end of the log, where the run failed.
     """
     with TemporaryDirectory() as folder, requests_to_end("stopping Flower's processes") as check:
-        home, said, out = (Path(folder) / name for name in ("home", "said", "measured.json"))
-        app = Path(folder) / "app"
-        app.mkdir()
-        (app / "pyproject.toml").write_text(APP, "utf-8")
-        keeping = f"keep={str(keep).lower()}"
-        settings = f'workload="{Path(path).resolve()}" {keeping} rounds={rounds} out="{out}"'
-        federation = (
-            f"num-supernodes={len(_offsets(path)) - 1} client-resources-num-cpus=1 "
-            f"client-resources-num-gpus=0.0 init-args-num-cpus={cores}"
-        )
-        try:
-            with superlink(home, "--simulation", check=check) as environment:
-                flwr_run(app, federation, environment, said, check, "--run-config", settings)
-        except (ConfigError, KeyboardInterrupt) as error:
-            sys.exit(str(error) or "ended from outside")
+        out, said = Path(folder) / "measured.json", Path(folder) / "said"
+        keep = form == FORMS[2]
+        Settings(str(Path(path).resolve()), keep, rounds, str(out)).publish()
+        nodes = len(loaded(path).devices)
+        if form == FORMS[0]:
+            _run_simulation(cores, nodes)
+        else:
+            _flwr_run(cores, nodes, Path(folder), said, check)
         if not out.exists():
             sys.exit("\n".join(said.read_text("utf-8", "replace").splitlines()[-LAST_LINES:]))
         print(out.read_text("utf-8"), flush=True)
 
 
-def _offsets(path: str):
-    import numpy as np
+def _run_simulation(cores: int, nodes: int) -> None:
+    from flwr.simulation import run_simulation
 
-    with np.load(path, allow_pickle=False) as file:
-        return file["offsets"]
+    backend: dict[str, Any] = {
+        "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+        "init_args": {"num_cpus": cores},
+    }
+    run_simulation(server, client, nodes, backend_config=backend)
+
+
+def _flwr_run(cores: int, nodes: int, folder: Path, said: Path, check: Callable[[], None]) -> None:
+    app = folder / "app"
+    app.mkdir()
+    (app / "pyproject.toml").write_text(APP, "utf-8")
+    federation = (
+        f"num-supernodes={nodes} client-resources-num-cpus=1 "
+        f"client-resources-num-gpus=0.0 init-args-num-cpus={cores}"
+    )
+    try:
+        with superlink(folder / "home", "--simulation", check=check) as environment:
+            flwr_run(app, federation, environment, said, check)
+    except (ConfigError, KeyboardInterrupt) as error:
+        sys.exit(str(error) or "ended from outside")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2] == "kept", sys.argv[3], int(sys.argv[4]))
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]))

@@ -27,6 +27,7 @@ from torch import Tensor
 Kind = TypeVar("Kind", ArrayRecord, MetricRecord, ConfigRecord)
 
 RAISED = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+MESSAGE_LOST = ErrorCode.MESSAGE_UNAVAILABLE
 NODE_UNAVAILABLE = ErrorCode.NODE_UNAVAILABLE
 REPLY_EXPIRED = ErrorCode.REPLY_MESSAGE_UNAVAILABLE
 """Codes of error replies, as Flower's own runtime gives them."""

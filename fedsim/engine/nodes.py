@@ -9,12 +9,13 @@ hands the reply on as the device's.
 import logging
 import time
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any
 
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedsim.engine.flower import DeviceGrid
+from fedsim.engine.flower import NODE_UNAVAILABLE, DeviceGrid
 from fedsim.errors import ConfigError, require
 from fedsim.population import Population
 
@@ -30,7 +31,8 @@ POLL = 0.1
 """Seconds between looks for replies, as in Flower's own loops."""
 
 PATIENCE = 120.0
-"""Seconds that nodes have to connect and to read the corpus at the start, or to answer later."""
+"""Seconds that nodes have to connect and to read the corpus at the start, to answer later, or to
+come back where all of them are lost."""
 
 _ANOTHER = (
     "a node hosts devices of another population than the server's; "
@@ -72,14 +74,18 @@ def hosted(devices: int, fingerprint: str, node_config: Any) -> ConfigRecord:
 class NodeGrid(DeviceGrid):
     """A Flower grid whose nodes are devices, over one whose nodes each host a part of them.
 
-    Nodes may come and go: before each round new ones are asked what they host, and take part once
-    they have answered; no round waits for that. A node that fails to answer is asked again, one
-    that read another population is not. Messages to devices that no node hosts get no reply.
+    Nodes may come and go: new ones are asked what they host, before each round and while it waits
+    for replies, and take part in the next round after their answer. No round waits for that, unless
+    there is no node at all: then it waits for one, so that a run does not rush through its rounds.
+    A node that fails to answer is asked again, one of another population is not. To Flower a node
+    that was restarted is another one, beside which it lists the lost one for up to a minute; so of
+    two that host a device, the one that answered last is sent its messages.
 
     Args:
       grid: of Flower's runtime.
       people: cut into the periods of the run; nodes must have read the same.
-      patience: seconds that nodes have to connect and to read the corpus.
+      patience: seconds that nodes have to connect and to read the corpus, at the start and
+        whenever all of them are lost.
 
     Raises:
       ConfigError: a node cannot host its part, or some part has no node when patience ends.
@@ -89,44 +95,40 @@ class NodeGrid(DeviceGrid):
         self._grid = grid
         self._devices = people.devices
         self._fingerprint = people.fingerprint
+        self._patience = patience
         self._parts: dict[int, range] = {}
         self._refused: set[int] = set()
         self._asked: dict[str, int] = {}
         self._told: set[str] = set()
         self._waiting: dict[str, Message] = {}
-        self._wait_for_nodes(patience)
+        self._wait_for_nodes()
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
         """Send messages to devices; replies as they come in.
 
-        Flower answers for a node that is gone, after it has missed its heartbeats.
+        A device that no node hosts is unavailable, which is said at once. For a node that is lost
+        with its messages Flower says so, after it has missed its heartbeats: up to a minute.
         """
         messages = list(messages)
         if not messages:
             return []
-        for reason in {str(error) for error in self._ask_new_nodes()} - self._told:
-            log.warning("%s", reason)
-            self._told.add(reason)
-        return self._replies(self.push_messages(messages), timeout)
+        end = time.monotonic() + self._patience
+        self._look_for_nodes()
+        while not self._parts and time.monotonic() < end:
+            time.sleep(POLL)
+            self._look_for_nodes()
+        sent = self._push(messages)
+        reached = {message.metadata.dst_node_id for message in sent.values()}
+        nowhere = Error(code=NODE_UNAVAILABLE, reason="no node hosts the device")
+        unsent = [m for m in messages if m.metadata.dst_node_id not in reached]
+        refusals = [Message(nowhere, reply_to=message) for message in unsent]
+        return chain(refusals, self._replies(sent, timeout))
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send messages to devices; ids of those that have a node, in no order."""
-        addressed = [
-            (message, node)
-            for message in messages
-            if (node := self._node(message.metadata.dst_node_id)) is not None
-        ]
-        shells = [_to_node(message, node) for message, node in addressed]
-        accepted = set(self._grid.push_messages(shells)) if shells else set()
-        sent = {
-            shell.metadata.message_id: message
-            for shell, (message, _) in zip(shells, addressed, strict=True)
-            if shell.metadata.message_id in accepted
-        }
-        self._waiting |= sent
-        return list(sent)
+        return list(self._push(messages))
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Replies that are there, as those of devices; each is handed out once."""
@@ -152,6 +154,23 @@ class NodeGrid(DeviceGrid):
         """The runtime's."""
         return self._grid.run
 
+    def _push(self, messages: Iterable[Message]) -> dict[str, Message]:
+        """Send messages to devices; those that have a node, by id."""
+        addressed = [
+            (message, node)
+            for message in messages
+            if (node := self._node(message.metadata.dst_node_id)) is not None
+        ]
+        shells = [_to_node(message, node) for message, node in addressed]
+        accepted = set(self._grid.push_messages(shells)) if shells else set()
+        sent = {
+            shell.metadata.message_id: message
+            for shell, (message, _) in zip(shells, addressed, strict=True)
+            if shell.metadata.message_id in accepted
+        }
+        self._waiting |= sent
+        return sent
+
     def _replies(self, ids: Iterable[str], timeout: float | None) -> Iterator[Message]:
         end = None if timeout is None else time.monotonic() + timeout
         waiting = set(ids)
@@ -161,11 +180,18 @@ class NodeGrid(DeviceGrid):
             if end is not None and time.monotonic() > end:
                 return
             if waiting:
+                self._look_for_nodes()
                 time.sleep(POLL)
 
-    def _wait_for_nodes(self, seconds: float) -> None:
+    def _look_for_nodes(self) -> None:
+        """See which nodes have come or gone; a reason why one hosts nothing is logged once."""
+        for reason in {str(error) for error in self._ask_new_nodes()} - self._told:
+            log.warning("%s", reason)
+            self._told.add(reason)
+
+    def _wait_for_nodes(self) -> None:
         """Return when every device has a node."""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + self._patience
         failed = ""
         while True:
             for error in self._ask_new_nodes():
@@ -177,15 +203,15 @@ class NodeGrid(DeviceGrid):
                 return
             if time.monotonic() >= end:
                 raise ConfigError(
-                    f"{missing} of {self._devices} devices have no node after {seconds:g} s"
+                    f"{missing} of {self._devices} devices have no node after {self._patience:g} s"
                     f"{failed}; start a SuperNode for each part, with --node-config "
                     "'partition-id=K num-partitions=N'"
                 )
             time.sleep(POLL)
 
     def _node(self, device: int) -> int | None:
-        """The node that hosts a device."""
-        return next((node for node, own in self._parts.items() if device in own), None)
+        """The node that hosts a device; of several, the one that answered last."""
+        return next((node for node, own in reversed(self._parts.items()) if device in own), None)
 
     def _missing(self) -> int:
         """Devices without a node."""

@@ -15,6 +15,7 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord
 from torch import Tensor
 
 from fedsim.engine.flower import (
+    MESSAGE_LOST,
     NODE_UNAVAILABLE,
     REPLY_EXPIRED,
     Content,
@@ -37,17 +38,18 @@ DROPPED_OUT, LATE, REFUSAL = 101, 102, 103
 """Codes of error replies that no app made: two simulated faults, and a device that has taken part
 as often as its privacy allows."""
 
+NOTHING_HELD_OUT = 104
+"""Code of a device's answer that it has nothing to evaluate on, which is no failure."""
+
 STAGES = {
     NODE_UNAVAILABLE: "unavailable",
+    MESSAGE_LOST: "unavailable",
     DROPPED_OUT: "dropout",
     LATE: "late",
     REFUSAL: REFUSED,
     REPLY_EXPIRED: "late",
 }
 """Where a device failed, by the code of its error reply; "train" for the others."""
-
-NOTHING_HELD_OUT = 103
-"""Code of a device's answer that it has nothing to evaluate on, which is no failure."""
 
 SIMULATED = "simulated: "
 """How the error of a failure begins that a simulated fault is to blame for."""
@@ -173,7 +175,7 @@ def _metrics_fault(metrics: MetricRecord, needs: str | None) -> str | None:
     """Why metrics cannot be used, or None."""
     for name, value in metrics.items():
         try:
-            finite = np.isfinite(np.asarray(value, np.float64)).all()
+            finite = all(map(math.isfinite, value if isinstance(value, list) else (value,)))
         except OverflowError:
             return f"metric {name} is an integer beyond float64"
         if not finite:

@@ -34,17 +34,18 @@ def figures_by_group(name: str, panel: Panel, scores: np.ndarray) -> Figures:
       >>> figures["leakage/auc_by_oracle"], figures["leakage/auc_by_oracle_heavy"]
       (1.0, 1.0)
     """
-    present = np.isfinite(scores)
-    looks = {"": present}
-    looks |= {f"_{group}": present & (panel.group == k) for k, group in enumerate(GROUPS)}
+    looks = zip(
+        ("", *(f"_{group}" for group in GROUPS)), panel.looks(np.isfinite(scores)), strict=True
+    )
     return {
         f"leakage/{key}_by_{name}{suffix}": value
-        for suffix, who in looks.items()
-        for key, value in _named(success(scores[who], panel.included[who])).items()
+        for suffix, who in looks
+        for key, value in named(success(scores[who], panel.included[who])).items()
     }
 
 
-def _named(found: Success | None) -> Figures:
+def named(found: Success | None) -> Figures:
+    """The figures of `NAMES`; None where nobody can be told, or so few non-members cannot show."""
     if found is None:
         return dict.fromkeys(NAMES)
     one, tenth = found.at_1pct, found.at_01pct

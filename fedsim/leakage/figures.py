@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from fedsim.leakage.by_group import named
 from fedsim.leakage.panel import GROUPS
 from fedsim.leakage.success import Success, success
 from fedsim.probes import Figures
@@ -46,23 +47,13 @@ def figures_of(
 
 def _main(found: Success | None) -> Figures:
     """AUC with its interval and the true positive rate at 1 %; None where nobody can be told."""
-    if found is None:
-        return dict.fromkeys(("auc", "auc_low", "auc_high", "tpr_at_1pct"))
-    return {
-        "auc": found.auc,
-        "auc_low": found.low,
-        "auc_high": found.high,
-        "tpr_at_1pct": found.at_1pct.tpr,
-    }
+    figures = named(found)
+    return {key: figures[key] for key in ("auc", "auc_low", "auc_high", "tpr_at_1pct")}
 
 
 def _more(found: Success | None) -> Figures:
     """How many the first figures rest on, and the true positive rate at 0.1 %."""
-    figures: Figures = dict.fromkeys(("members", "non_members", "tpr_at_01pct"))
-    if found is not None:
-        figures["members"], figures["non_members"] = found.members, found.non_members
-        figures["tpr_at_01pct"] = found.at_01pct.tpr
-        for name, at in (("1pct", found.at_1pct), ("01pct", found.at_01pct)):
-            if at.tpr is not None:
-                figures[f"tpr_at_{name}_coarse"] = at.coarse
-    return figures
+    figures = named(found)
+    said = {key: figures[key] for key in ("members", "non_members", "tpr_at_01pct")}
+    coarse = ("tpr_at_1pct_coarse", "tpr_at_01pct_coarse")
+    return said | {key: figures[key] for key in coarse if figures[key] is not None}

@@ -1,7 +1,10 @@
 """What must a reader know of a panel and its audit to read a run's figures rightly?"""
 
+from collections.abc import Sequence
+
 from fedsim.leakage.panel import Panel
 from fedsim.population import Population
+from fedsim.privacy.account import Unit
 
 _AGAINST = {
     ("device", "device"): "the device-level epsilon (a device becomes null)",
@@ -14,16 +17,18 @@ _AGAINST = {
 """What a coin decides and what the mechanism protects -> the claim that a bound may refute."""
 
 
-def panel_notes(panel: Panel, population: Population, unit: str, level: float) -> list[str]:
+def panel_notes(
+    panel: Panel, population: Population, claims: Sequence[Unit], level: float
+) -> list[str]:
     """Sentences for the record: what the panel cost, and what the bound may be compared with.
 
     Args:
       panel: who is attacked.
       population: before the panel's coins were applied.
-      unit: what the run claims: "none", "device", "example" or "both".
+      claims: the units of which the run claims a finite epsilon.
       level: probability that any of the audit's bounds is wrong.
     """
-    return [_cost(panel, population), _comparison(panel, unit), _meaning(level)]
+    return [_cost(panel, population), _comparison(panel, claims), _meaning(level)]
 
 
 def _cost(panel: Panel, population: Population) -> str:
@@ -36,9 +41,8 @@ def _cost(panel: Panel, population: Population) -> str:
     )
 
 
-def _comparison(panel: Panel, unit: str) -> str:
-    units = {"none": (), "both": ("device", "example")}.get(unit, (unit,))
-    admitted = [_AGAINST[key] for one in units if (key := (panel.unit, one)) in _AGAINST]
+def _comparison(panel: Panel, claims: Sequence[Unit]) -> str:
+    admitted = [_AGAINST[key] for unit in claims if (key := (panel.unit, unit)) in _AGAINST]
     if not admitted:
         return (
             f"the audited bound is about one {panel.unit} of the panel, and no claim of this run "

@@ -50,6 +50,17 @@ class Panel:
     def __len__(self) -> int:
         return len(self.included)
 
+    def looks(self, present: np.ndarray) -> list[np.ndarray]:
+        """Whom to look at: those present of the whole panel, then of each of `GROUPS`.
+
+        Args:
+          present: (m,) bool.
+
+        Returns:
+          (1 + groups,) of (m,) bool.
+        """
+        return [present, *(present & (self.group == k) for k in range(len(GROUPS)))]
+
     def applied(self, population: Population) -> Population:
         """The population in which members whose coin fell out are null records.
 

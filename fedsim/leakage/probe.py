@@ -28,6 +28,7 @@ from fedsim.leakage.figures import figures_of
 from fedsim.leakage.losses import Losses
 from fedsim.leakage.notes import panel_notes
 from fedsim.leakage.panel import GROUPS, Panel
+from fedsim.leakage.signals import LARGEST_LOSS
 from fedsim.models.joint import JointTagger, Parameters
 from fedsim.plan import FinishedRound
 from fedsim.population import Population
@@ -41,9 +42,6 @@ log = logging.getLogger(__name__)
 Claim = Callable[[FinishedRound, np.ndarray, float], float]
 """(finished round, device ids, delta) -> the largest epsilon that is claimed for these devices up
 to this round, of the kind that `fedsim.leakage.claims.comparison` admits; infinite without one."""
-
-LARGEST_LOSS = 1e6
-"""What a loss that is no finite number counts as."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -103,8 +101,7 @@ class Leakage:
         self._kept.add(finished.round, losses, audited=audited)
         counted = self._period <= finished.period
         scores = self.panel.per_member(by_reference(losses, untrained), counted)
-        present, member = np.isfinite(scores), self.panel.included
-        looks = [present, *(present & (self.panel.group == k) for k in range(len(GROUPS)))]
+        member, looks = self.panel.included, self.panel.looks(np.isfinite(scores))
         if audited:
             found = [self.audit.bound(scores[who], member[who], self.delta) for who in looks]
             self.best = np.maximum(self.best, found)
@@ -135,7 +132,7 @@ class Leakage:
             "audited_rounds": list(self.audit.rounds),
             "level": self.audit.level,
             "delta": self.delta,
-            "notes": panel_notes(self.panel, self.population, account.unit, self.audit.level),
+            "notes": panel_notes(self.panel, self.population, account.claims, self.audit.level),
         }
 
     def files(self) -> dict[str, dict[str, np.ndarray]]:

@@ -62,6 +62,30 @@ def reference_attack(
 
     Raises:
       ConfigError: something that cannot be attacked, or that the simulation refuses.
+
+    Example:
+      >>> from dataclasses import replace
+      >>> from clients import NLUClient
+      >>> from fedsim import Population, Simulation, Static
+      >>> from fedsim.leakage import example_panel
+      >>> from fedsim.models import BiLSTMTagger
+      >>> from flwr.serverapp.strategy import FedAvg
+      >>> people = Population.load("home", devices=3)
+      >>> panel = example_panel(people, seed=0, size=20)
+      >>> attacked = Simulation(
+      ...     population=panel.applied(people),
+      ...     model=BiLSTMTagger.sized_for(people, embedding=4, hidden=4),
+      ...     client=NLUClient(),
+      ...     strategy=FedAvg(),
+      ...     schedule=Static(rounds=1),
+      ...     workers=0,
+      ... )
+      >>> attack = reference_attack(
+      ...     attacked, panel=panel, population=people, models=2, progress=False
+      ... )
+      >>> run = replace(attacked, probes=[attack]).run(progress=False)
+      >>> 0 <= run.summary["leakage/auc_by_lira"] <= 1
+      True
     """
     schedule = simulation.schedule
     people = population.cut(schedule.periods, schedule.by, schedule.retention)

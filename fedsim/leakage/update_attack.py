@@ -47,6 +47,25 @@ class UpdateAttack:
       every: rounds between those whose updates are looked at.
       sums: (m,) scores so far, summed over rounds.
       times: (m,) rounds they are from.
+
+    Example:
+      >>> from fedsim import Static
+      >>> from fedsim.leakage import example_panel
+      >>> from fedsim.models import BiLSTMTagger
+      >>> people = Population.load("home", devices=4)
+      >>> model = BiLSTMTagger.sized_for(people, embedding=4, hidden=4)
+      >>> panel = example_panel(people, seed=0, size=40)
+      >>> attack = UpdateAttack(
+      ...     panel=panel, population=people, model=model, schedule=Static(rounds=1), seed=0
+      ... )
+      >>> sent = {name: p.detach() for name, p in model.named_parameters()}
+      >>> trained = tensors(panel.examples(people), np.flatnonzero(panel.device == 1)[:1])
+      >>> loss = model.losses(dict(model.named_parameters()), trained).sum()
+      >>> gradients = torch.autograd.grad(loss, list(model.parameters()))
+      >>> reply = {n: p - g for (n, p), g in zip(sent.items(), gradients, strict=True)}
+      >>> attack.observe(1, 0, sent, {1: lambda: reply})
+      >>> int(attack.sums.argmax()) == int(np.flatnonzero(panel.device == 1)[0])
+      True
     """
 
     panel: Panel

@@ -33,9 +33,11 @@ def lstm_layer(
     Returns:
       (..., n, directions x hidden) packed states.
     """
+    if words.dim() == 2 and not taping() and packing.full:
+        return _stock(words, packing, weight_ih, weight_hh, bias)
     ways = [words, packing.reversed(words)][: weight_ih.shape[-3]]
     if words.dim() == 2 and not taping():
-        weights = zip(weight_ih.unbind(), weight_hh.unbind(), bias.unbind(), strict=True)
+        weights = zip(weight_ih.split(1), weight_hh.split(1), bias.split(1), strict=True)
         states = [_stock(way, packing, *own) for way, own in zip(ways, weights, strict=True)]
     else:
         states = _looped(torch.stack(ways, dim=-3), weight_ih, weight_hh, bias, packing)
@@ -68,12 +70,19 @@ def _looped(
 def _stock(
     words: Tensor, packing: Packing, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor
 ) -> Tensor:
-    """One direction through PyTorch's kernel: (n, inputs) -> (n, hidden)."""
-    state = words.new_zeros(1, packing.examples, weight_hh.shape[1])
-    weights = [weight_ih, weight_hh, bias, torch.zeros_like(bias)]
+    """Through PyTorch's kernel: (n, inputs) -> (n, directions x hidden).
+
+    It runs the second direction from the last place on, which is the last word where all sentences
+    are equally long.
+    """
+    directions, hidden = weight_hh.shape[0], weight_hh.shape[-1]
+    state = words.new_zeros(directions, packing.examples, hidden)
+    nought = torch.zeros_like(bias[0])
+    each = zip(weight_ih.unbind(), weight_hh.unbind(), bias.unbind(), strict=True)
+    weights = [part for own in each for part in (*own, nought)]
     # Time first, as the kernel wants it: otherwise it copies its input and its output.
     states = torch.lstm(
-        packing.timed(words), (state, state), weights, True, 1, 0.0, True, False, False
+        packing.timed(words), (state, state), weights, True, 1, 0.0, True, directions == 2, False
     )[0]
     return states.flatten(0, 1)
 

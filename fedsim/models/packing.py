@@ -8,7 +8,7 @@ computing on it.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -55,22 +55,33 @@ class Packing:
           [0, 3, 1, 4, 2, 5]
         """
         # In NumPy: on arrays this small an operation of torch costs ten times as much.
-        each = lengths.cpu().numpy()
+        each, where = lengths.cpu().numpy(), where or lengths.device
         examples = each.shape[-1]
         if each.ndim == 1:
+            if examples and each[-1] == tokens:
+                return _full(examples, tokens, where)
             steps = [examples] * tokens if examples else []
+            # One row a time step: the places of a single device are a rectangle.
+            step, example = np.arange(len(steps))[:, None], np.arange(examples)
+            opposite = each - 1 - step
+            real = opposite >= 0
+            mirror = np.where(real, opposite, step) * examples + example
+            full = not steps
         else:
             active = np.count_nonzero(np.arange(tokens)[:, None] < each.max(0, initial=0), axis=1)
             steps = active[active > 0].tolist()
-        first, step, example = _places(steps)
-        opposite = each[..., example] - 1 - step
-        real = opposite >= 0
-        twin = first[np.maximum(opposite, 0)] + example
-        mirror = np.where(real, twin, np.arange(len(step)))
-        full = bool(real.all() and each.all())
-        where = where or lengths.device
+            first, step, example = _places(steps)
+            opposite = each[..., example] - 1 - step
+            real = opposite >= 0
+            mirror = np.where(real, first[np.maximum(opposite, 0)] + example, np.arange(len(step)))
+            full = bool(real.all() and each.all())
         twins, words, known = (
-            sent(t, where) for t in (torch.from_numpy(mirror), torch.from_numpy(real), lengths)
+            sent(t, where)
+            for t in (
+                torch.from_numpy(mirror.reshape(*each.shape[:-1], -1)),
+                torch.from_numpy(real.reshape(*each.shape[:-1], -1)),
+                lengths,
+            )
         )
         return cls(examples, tokens, steps, full, twins, words, known)
 
@@ -152,6 +163,21 @@ class Packing:
         cells = row.new_full((devices, self.examples * self.tokens), n)
         cells[:, self.place] = row
         return (cells + (n + 1) * torch.arange(devices, device=cells.device)[:, None]).flatten()
+
+
+@lru_cache(maxsize=1024)
+def _full(examples: int, tokens: int, where: torch.device) -> Packing:
+    """The layout of sentences of a single device that are all as long as the batch is wide."""
+    place = torch.arange(examples * tokens).view(tokens, examples)
+    return Packing(
+        examples=examples,
+        tokens=tokens,
+        steps=[examples] * tokens,
+        full=True,
+        mirror=sent(place.flip(0).flatten(), where),
+        real=sent(torch.ones(examples * tokens, dtype=torch.bool), where),
+        lengths=sent(torch.full((examples,), tokens), where),
+    )
 
 
 def sent(values: Tensor, where: torch.device) -> Tensor:

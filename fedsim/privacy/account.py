@@ -5,10 +5,16 @@ delta or another relation than the figures of a round's line.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fedsim.privacy.device_ledger import DeviceLedger
 from fedsim.privacy.example_ledger import ExampleLedger
+
+if TYPE_CHECKING:
+    from fedsim.privacy.example_spent import ExamplePrivacy
+
+Unit = Literal["device", "example"]
+"""What a ledger protects."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -18,32 +24,45 @@ class Account:
     Attributes:
       device: of device-level privacy, or None.
       example: of example-level privacy, or None.
+      noiseless: units whose mechanism adds no noise, so that its first charge ends every claim.
 
     Example:
-      >>> Account(device=DeviceLedger(3, delta=1e-5)).unit
-      'device'
-      >>> Account().unit
-      'none'
+      >>> ledger = DeviceLedger(3, delta=1e-5)
+      >>> Account(device=ledger).claims, Account().claims
+      (('device',), ())
+      >>> Account(device=ledger, noiseless=frozenset({"device"})).claims
+      ()
     """
 
     device: DeviceLedger | None = None
     example: ExampleLedger | None = None
+    noiseless: frozenset[Unit] = frozenset()
 
     @staticmethod
-    def of(strategy: Any, example: ExampleLedger | None) -> "Account":
+    def of(strategy: Any, example: "ExamplePrivacy | None") -> "Account":
         """The ledgers of a run.
 
         Args:
           strategy: `Selective(PrivateAggregation(...))` keeps a ledger, others keep none.
           example: of the devices' own privacy, or None.
         """
+        private: Any = getattr(strategy, "strategy", None)
+        device = getattr(private, "ledger", None)
+        noiseless = set[Unit]()
+        if device is not None and private.mechanism.noise_multiplier == 0:
+            noiseless.add("device")
+        if example is not None and example.mechanism.noise_multiplier == 0:
+            noiseless.add("example")
         return Account(
-            device=getattr(getattr(strategy, "strategy", None), "ledger", None), example=example
+            device=device,
+            example=None if example is None else example.ledger,
+            noiseless=frozenset(noiseless),
         )
 
     @property
-    def unit(self) -> str:
-        """What is protected: "none", "device", "example" or "both", as in a round's line."""
-        if self.device is None:
-            return "none" if self.example is None else "example"
-        return "device" if self.example is None else "both"
+    def claims(self) -> tuple[Unit, ...]:
+        """The units of which a finite epsilon is claimed."""
+        ledgers: dict[Unit, Any] = {"device": self.device, "example": self.example}
+        return tuple(
+            u for u, kept in ledgers.items() if kept is not None and u not in self.noiseless
+        )

@@ -15,7 +15,7 @@ import numpy as np
 from fedsim.errors import require
 from fedsim.privacy.closed_form import gaussian_delta, gaussian_epsilon
 from fedsim.privacy.events import Event, NonPrivate
-from fedsim.privacy.loss import GRID, LEAST_NOISE, Step, compose
+from fedsim.privacy.loss import GRID, NEGLIGIBLE_NOISE, Step, compose
 from fedsim.privacy.renyi import ORDERS, divergences, to_epsilon
 from fedsim.privacy.step_loss import Relation
 
@@ -127,7 +127,7 @@ def _mu(history: tuple[Step, ...], relation: Relation) -> float | None:
 
 def _quiet(history: tuple[Step, ...]) -> bool:
     """Whether some step has next to no noise."""
-    return any(s < LEAST_NOISE for _, s, _ in history)
+    return any(s < NEGLIGIBLE_NOISE for _, s, _ in history)
 
 
 def _unsampled_as_one(history: tuple[Step, ...]) -> tuple[Step, ...]:

@@ -41,7 +41,8 @@ def resolved(
         require(
             cap is not None,
             "adjacency is 'add-remove', under which rates may depend on nothing but a device's own "
-            "data and public constants; use PublicScale(policy, scale=...) with a cap",
+            "data and public constants; give --scale and --cap, or in a script "
+            "PublicScale(policy=..., scale=...) around a policy with a cap",
         )
         require(
             independent,

@@ -35,7 +35,7 @@ beyond their standard deviation. Epsilon is then still an upper bound, of a smal
 LEAST_RATE = 1e-9
 """Smaller rates count as this one, since floats do not hold their losses."""
 
-LEAST_NOISE = 1e-6
+NEGLIGIBLE_NOISE = 1e-6
 """Steps under less effective noise count as steps without any: their losses, of the size of
 1 / noise squared, leave no privacy to speak of, and in the end no room in a float."""
 

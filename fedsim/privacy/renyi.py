@@ -23,7 +23,7 @@ from functools import lru_cache
 import numpy as np
 from scipy.special import logsumexp
 
-from fedsim.privacy.loss import LEAST_NOISE
+from fedsim.privacy.loss import NEGLIGIBLE_NOISE
 from fedsim.privacy.step_loss import Relation
 
 ORDERS = np.concatenate(
@@ -54,7 +54,7 @@ def divergences(rate: float, noise: float, relation: Relation = "zero-out") -> n
     """
     if rate == 0:
         found = np.zeros(len(ORDERS))
-    elif noise < LEAST_NOISE:
+    elif noise < NEGLIGIBLE_NOISE:
         found = np.full(len(ORDERS), np.inf)
     elif rate == 1 or noise < LEAST_SAMPLED:
         shift = 1.0 if relation == "zero-out" else 2.0

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from fedsim.report.cells import Bold, Panel
 from fedsim.report.charts import Chart
 from fedsim.report.page_style import CSS
-from fedsim.report.table import Bold, Panel, Table
+from fedsim.report.table import Table
 
 _COLOUR = re.compile(r"#([0-9a-f]{6})\b")
 _STYLE = re.compile(r'style="[^"]*"')

@@ -7,15 +7,15 @@ keeps every digit (fractions, with the ends of each interval in columns of their
 
 import csv
 import io
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from fedsim.report.cells import Bold, Column, Panel, cells_of, width_of
 from fedsim.report.files import write_whole
-from fedsim.report.latex import escaped
+from fedsim.report.latex import escaped, tabular
 from fedsim.report.statistics import AtLeast, Estimate
 
 if TYPE_CHECKING:
@@ -23,37 +23,6 @@ if TYPE_CHECKING:
 
 LINE = 130
 """Characters a panel may take."""
-
-Kind = Literal["text", "count", "number", "reach", "percent", "share", "change"]
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of a table.
-
-    Attributes:
-      key: name in `rows` and in the CSV file.
-      title: heading in Markdown and LaTeX.
-      kind: "text"; "count", an integer; "number", shown with three digits; "reach", a count or
-        `AtLeast`; the others are an `Estimate` of a fraction: "percent" is shown with half-width,
-        "share" without, "change" signed with both ends.
-      label: says which row it is; repeated in every panel.
-      best: whether the "high"est or the "low"est mean of the rows is set in bold; "" for neither.
-    """
-
-    key: str
-    title: str
-    kind: Kind = "text"
-    label: bool = False
-    best: Literal["", "high", "low"] = ""
-
-
-class Bold(str):
-    """A cell that is the best of its column."""
-
-
-Panel = list[tuple[Column, list[str]]]
-"""Columns with their cells as text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +88,7 @@ class Table:
             for number, panel in enumerate(panels):
                 lines += [] if first else ["", r"\medskip"]
                 lines += [rf"{escaped(heading)}\par"] if heading and not number else []
-                lines += _tabular(panel)
+                lines += tabular(panel)
                 first = False
         if self.notes:
             lines += ["", r"\medskip", r"\begin{minipage}{\linewidth}\footnotesize"]
@@ -181,65 +150,19 @@ class Table:
     def _panels(self, rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
         """Columns with their cells as text, split so that a panel fits on a line."""
         shown = [column for column in self.columns if column.key not in self.split]
-        texts = [(c, _cells(c, [row.get(c.key) for row in rows])) for c in shown]
+        texts = [(c, cells_of(c, [row.get(c.key) for row in rows])) for c in shown]
         labels = [column for column in texts if column[0].label]
-        start = sum(_width(column) + 3 for column in labels) + 1
+        start = sum(width_of(column) + 3 for column in labels) + 1
         panels, used = [list(labels)], start
         for column in texts:
             if column[0].label:
                 continue
-            if used + _width(column) + 3 > LINE and len(panels[-1]) > len(labels):
+            if used + width_of(column) + 3 > LINE and len(panels[-1]) > len(labels):
                 panels.append(list(labels))
                 used = start
             panels[-1].append(column)
-            used += _width(column) + 3
+            used += width_of(column) + 3
         return panels
-
-
-def _cells(column: Column, values: Sequence[Any]) -> list[str]:
-    texts = [_shown(column, value) for value in values]
-    means = [value.mean if isinstance(value, Estimate) else value for value in values]
-    measured = [mean for mean in means if mean is not None]
-    if not column.best or len(measured) < 2:
-        return texts
-    best = max(measured) if column.best == "high" else min(measured)
-    return [Bold(t) if mean == best else t for t, mean in zip(texts, means, strict=True)]
-
-
-def _shown(column: Column, value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, Estimate):
-        mean = 100 * value.mean
-        if value.low is None or value.high is None or column.kind == "share":
-            return f"{mean:+.1f}" if column.kind == "change" else f"{mean:.1f}"
-        if column.kind == "change":
-            return f"{mean:+.1f} [{100 * value.low:+.1f}, {100 * value.high:+.1f}]"
-        return f"{mean:.1f} ± {50 * (value.high - value.low):.1f}"
-    if column.kind == "number":
-        return _three_digits(value)
-    if column.kind in ("count", "reach") and not isinstance(value, AtLeast):
-        return f"{value:,.0f}"
-    return str(value)
-
-
-def _three_digits(value: float) -> str:
-    """Three significant digits without an exponent, all digits before the point.
-
-    Example:
-      >>> [_three_digits(x) for x in (0.03125, 4.2, 1234.5, float("inf"))]
-      ['0.0312', '4.20', '1,234', 'inf']
-    """
-    if value == 0 or not math.isfinite(value):
-        return f"{value:g}"
-    decimals = max(0, 2 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{decimals}f}"
-
-
-def _width(column: tuple[Column, list[str]]) -> int:
-    bold = len("****")
-    cells = (len(text) + bold * isinstance(text, Bold) for text in column[1])
-    return max(len(column[0].title), *cells)
 
 
 def _aligned(panel: Panel) -> Iterator[str]:
@@ -250,7 +173,7 @@ def _aligned(panel: Panel) -> Iterator[str]:
         ]
         return "| " + " | ".join(padded) + " |"
 
-    widths = [max(_width(column), 3) for column in panel]
+    widths = [max(width_of(column), 3) for column in panel]
     rules = [
         ":" + "-" * (width - 1) if column.kind == "text" else "-" * (width - 1) + ":"
         for width, (column, _) in zip(widths, panel, strict=True)
@@ -265,24 +188,6 @@ def _piped(text: str) -> str:
     """A pipe would end the cell, a newline the row."""
     safe = text.replace("|", "\\|").replace("\n", " ")
     return f"**{safe}**" if isinstance(text, Bold) else safe
-
-
-def _tabular(panel: Panel) -> Iterator[str]:
-    align = "".join("l" if column.kind == "text" else "r" for column, _ in panel)
-    yield rf"\begin{{tabular}}{{{align}}}"
-    yield r"\toprule"
-    yield " & ".join(escaped(column.title) for column, _ in panel) + r" \\"
-    yield r"\midrule"
-    for cells in zip(*(texts for _, texts in panel), strict=True):
-        # An empty group first: a cell that opens with a bracket would be read as the argument of
-        # the row end before it.
-        yield "{}" + " & ".join(map(_emphasised, cells)) + r" \\"
-    yield r"\bottomrule"
-    yield r"\end{tabular}"
-
-
-def _emphasised(cell: str) -> str:
-    return rf"\textbf{{{escaped(cell)}}}" if isinstance(cell, Bold) else escaped(cell)
 
 
 def _csv_names(column: Column) -> list[str]:

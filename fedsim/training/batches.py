@@ -3,13 +3,17 @@
 The order is a pure function of (seed, round, device), so every engine sees the same batches.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedsim.population.examples import Examples
+
+AT_ONCE = 16
+"""Batches that are cut together: that takes as many operations on arrays as one of them does."""
 
 
 class Table:
@@ -21,8 +25,8 @@ class Table:
     Example:
       >>> from fedsim import Population
       >>> held = Population.load("home", devices=3).held(0, period=0, seed=0)
-      >>> batch = Table(held).batch(np.array([0, 1]))
-      >>> torch.equal(batch["token_ids"], tensors(held, np.array([0, 1]))["token_ids"])
+      >>> first, second = Table(held).batches([np.array([0, 1]), np.array([2])])
+      >>> torch.equal(first["token_ids"], tensors(held, np.array([0, 1]))["token_ids"])
       True
     """
 
@@ -30,35 +34,49 @@ class Table:
         self._rows = examples.padded(np.arange(len(examples)))
         self._weight = (~self._rows.null).astype(np.float32)
 
-    def batch(self, indices: np.ndarray) -> dict[str, Tensor]:
-        """One padded batch, rows sorted by length, longest first.
+    def batches(self, parts: Iterable[np.ndarray]) -> Iterator[dict[str, Tensor]]:
+        """Padded batches, rows sorted by length, longest first.
 
         Args:
-          indices: (B,) which of the examples.
+          parts: (B,) which of the examples, batch by batch.
 
-        Returns:
+        Yields:
           token_ids (B, T, pieces), lengths (B,), intents (B,), slots (B, T) with -1 at padding,
           weight (B,) float32 (0 for null records), record (B,) int64 (which of the examples it is),
           size () float32 (B: null records are counted).
         """
-        rows = self._rows
-        longest_first = indices[np.argsort(-rows.lengths[indices], kind="stable")]
-        lengths = rows.lengths[longest_first]
-        width = int(lengths[0]) if len(lengths) else 1
-        return {
-            "token_ids": torch.from_numpy(rows.token_ids[longest_first, :width]),
-            "lengths": torch.from_numpy(lengths),
-            "intents": torch.from_numpy(rows.intents[longest_first]),
-            "slots": torch.from_numpy(rows.slots[longest_first, :width]),
-            "weight": torch.from_numpy(self._weight[longest_first]),
-            "record": torch.from_numpy(longest_first.astype(np.int64)),
-            "size": torch.tensor(float(len(indices))),
-        }
+        waiting = iter(parts)
+        while some := list(islice(waiting, AT_ONCE)):
+            yield from self._cut(some)
+
+    def _cut(self, parts: list[np.ndarray]) -> Iterator[dict[str, Tensor]]:
+        """Rows of all the batches are taken together, and each batch is a view of them."""
+        sizes = np.array([len(part) for part in parts])
+        chosen = np.concatenate(parts)
+        part = np.repeat(np.arange(len(parts)), sizes)
+        longest_first = np.lexsort((-self._rows.lengths[chosen], part))
+        chosen = chosen[longest_first].astype(np.int64)
+        rows, weight = self._rows, self._weight[chosen]
+        token_ids, lengths = rows.token_ids[chosen], rows.lengths[chosen]
+        intents, slots = rows.intents[chosen], rows.slots[chosen]
+        ends = np.cumsum(sizes).tolist()
+        counts = torch.from_numpy(sizes.astype(np.float32)).unbind()
+        for start, end, size in zip([0, *ends[:-1]], ends, counts, strict=True):
+            width = int(lengths[start]) if end > start else 1
+            yield {
+                "token_ids": torch.from_numpy(token_ids[start:end, :width]),
+                "lengths": torch.from_numpy(lengths[start:end]),
+                "intents": torch.from_numpy(intents[start:end]),
+                "slots": torch.from_numpy(slots[start:end, :width]),
+                "weight": torch.from_numpy(weight[start:end]),
+                "record": torch.from_numpy(chosen[start:end]),
+                "size": size,
+            }
 
 
 def tensors(examples: Examples, indices: np.ndarray) -> dict[str, Tensor]:
-    """A single batch as `Table.batch` cuts it, out of a set too large to be padded whole."""
-    batch = Table(examples.take(indices)).batch(np.arange(len(indices)))
+    """A single batch as `Table.batches` cuts it, out of a set too large to be padded whole."""
+    (batch,) = Table(examples.take(indices)).batches([np.arange(len(indices))])
     return batch | {"record": torch.from_numpy(indices.astype(np.int64))[batch["record"]]}
 
 

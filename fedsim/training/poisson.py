@@ -91,11 +91,9 @@ def poisson_batches(
       examples, which does not depend on the draw (of a device that holds nothing: `batch_size`).
     """
     rate, expected = poisson_rate(len(held), batch_size), expected_size(len(held), batch_size)
-    table = Table(held)
-    for indices in poisson(len(held), rate, steps, draw):
-        batch = table.batch(indices)
+    for batch in Table(held).batches(poisson(len(held), rate, steps, draw)):
         size = batch.pop("size").new_tensor(expected)
-        yield _filled(batch, -len(indices) % physical_size) | {"size": size}
+        yield _filled(batch, -len(batch["record"]) % physical_size) | {"size": size}
 
 
 def _filled(batch: dict[str, Tensor], extra: int) -> dict[str, Tensor]:

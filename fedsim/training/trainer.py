@@ -138,9 +138,8 @@ class LocalTrainer:
                 draw=draw,
             )
             return
-        table = Table(held)
-        for indices in shuffled(len(held), self.batch_size, self.steps(len(held)), draw):
-            yield table.batch(indices)
+        parts = shuffled(len(held), self.batch_size, self.steps(len(held)), draw)
+        yield from Table(held).batches(parts)
 
     def drawn(
         self, examples: int, *, device: int, round: int

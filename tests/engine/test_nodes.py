@@ -14,13 +14,15 @@ from experiments.flower_app import client_app, device
 from experiments.options import RunOptions
 from experiments.recipe import build
 from fedsim import ConfigError
-from fedsim.engine.flower import task_identity
+from fedsim.engine.flower import NODE_UNAVAILABLE, task_identity
 from fedsim.engine.nodes import HOSTED, NodeGrid, hosted, part
 
 OPTIONS = RunOptions(
     devices=20, rounds=2, cohort=5, selection="activity", local_steps=2, workers=0, seed=3
 )
 RUN_CONFIG = {"devices": 20, "local-steps": 2, "seed": 3}
+RESTARTED = 2**60 + 3
+"""A node that was not there at the start."""
 PEOPLE = build(OPTIONS).population.cut(1)
 
 
@@ -42,7 +44,8 @@ def asking(*devices: int) -> list[Message]:
 
 
 def answers(grid: NodeGrid, *devices: int) -> dict[int, int]:
-    replies = grid.send_and_receive(asking(*devices))
+    """What devices hold, of those that did not fail."""
+    replies = [r for r in grid.send_and_receive(asking(*devices)) if r.has_content()]
     return {r.metadata.src_node_id: r.content["metrics"]["activity"] for r in replies}
 
 
@@ -125,6 +128,49 @@ def test_devices_of_a_node_that_is_gone_fail_until_it_is_back(wire):
     assert set(answers(grid, 0, 10, 19)) == {10, 19}
     wire.gone = set()
     assert set(answers(grid, 0, 10, 19)) == {0, 10, 19}
+
+
+def test_a_device_without_a_node_is_unavailable_and_nobody_waits_for_it(wire):
+    grid = NodeGrid(wire, PEOPLE)
+    wire.gone = {NODES[0]}
+    (reply, _) = grid.send_and_receive(asking(10, 0))
+    assert reply.metadata.src_node_id == 0
+    assert (reply.error.code, reply.error.reason) == (NODE_UNAVAILABLE, "no node hosts the device")
+
+
+def test_a_node_that_was_restarted_takes_the_place_of_the_one_that_is_still_listed(wire):
+    grid = NodeGrid(wire, PEOPLE)
+    wire.join(RESTARTED, 0)
+    answers(grid, 10)
+    before = len(wire.pushed)
+    answers(grid, 0, 10)
+    assert wire.pushed[before:] == [(RESTARTED, "query", 0), (NODES[1], "query", 10)]
+
+
+def test_a_node_that_comes_back_while_a_round_waits_takes_part_in_the_next(wire, monkeypatch):
+    grid = NodeGrid(wire, PEOPLE)
+    wire.mute = {NODES[0]}
+    then = iter([lambda: wire.join(RESTARTED, 0), lambda: None, wire.mute.clear])
+    monkeypatch.setattr("fedsim.engine.nodes.time.sleep", lambda seconds: next(then)())
+    assert set(answers(grid, 0, 10, 19)) == {0, 10, 19}
+    before = len(wire.pushed)
+    assert questions(wire, RESTARTED) == 1
+    answers(grid, 0)
+    assert [node for node, *_ in wire.pushed[before:]] == [RESTARTED]
+
+
+def test_a_round_that_nobody_could_train_waits_for_a_node(wire, monkeypatch):
+    grid = NodeGrid(wire, PEOPLE)
+    wire.gone = set(NODES)
+    then = iter([lambda: None, lambda: wire.gone.discard(NODES[1])])
+    monkeypatch.setattr("fedsim.engine.nodes.time.sleep", lambda seconds: next(then)())
+    assert set(answers(grid, 0, 10, 19)) == {10}
+
+
+def test_a_round_that_waited_for_a_node_in_vain_is_over(wire):
+    grid = NodeGrid(wire, PEOPLE, patience=0)
+    wire.gone = set(NODES)
+    assert answers(grid, 0, 10, 19) == {}
 
 
 def questions(wire: Wire, node: int) -> int:

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsim.engine.flower import task_identity, to_parameters
-from fedsim.engine.replies import NOTHING_HELD_OUT, collect
+from fedsim.engine.replies import NOTHING_HELD_OUT, REFUSAL, STAGES, collect
+from fedsim.privacy.example_spent import REFUSED
 
 MODEL = {"w": torch.zeros(2, 3), "b": torch.zeros(3)}
 
@@ -164,7 +165,13 @@ def test_a_half_precision_model_takes_values_whose_squares_are_beyond_its_range(
 
 
 @pytest.mark.parametrize(
-    ("code", "stage"), [(0, "train"), (2, "train"), (5, "unavailable"), (4, "late"), (77, "train")]
+    ("code", "stage"),
+    [
+        *((code, "train") for code in (0, 2, 8, 77)),
+        (3, "unavailable"),
+        (5, "unavailable"),
+        (4, "late"),
+    ],
 )
 def test_flower_s_own_error_codes_say_where_a_device_failed(code, stage):
     assert only(Error(code=code, reason="so it was")).failures == ((0, stage, "so it was"),)
@@ -312,6 +319,12 @@ def test_nothing_held_out_is_an_answer_to_evaluation_alone():
     assert [f.device for f in found.failures] == [1, 2]
     assert found.valid == []
     assert [f.device for f in only(nothing).failures] == [0]
+
+
+def test_a_device_that_refuses_is_a_failure_in_evaluation_too_and_nothing_held_out_is_no_refusal():
+    found = collect([sent_back(0, Error(code=REFUSAL, reason="spent"))], [0])
+    assert [(f.device, f.stage) for f in found.failures] == [(0, REFUSED)]
+    assert NOTHING_HELD_OUT not in STAGES
 
 
 def test_evaluation_replies_need_metrics_alone():

@@ -38,21 +38,26 @@ class Wire(Grid):
     def __init__(self, app: ClientApp, run_config: dict, nodes: Iterable[int] = NODES) -> None:
         nodes = list(nodes)
         self._app = app
-        self._contexts = {
-            node: Context(
-                run_id=0,
-                node_id=node,
-                node_config={"partition-id": k, "num-partitions": len(nodes)},
-                state=RecordDict(),
-                run_config=run_config,
-            )
-            for k, node in enumerate(nodes)
-        }
+        self._run_config = run_config
+        self._parts = len(nodes)
+        self._contexts: dict[int, Context] = {}
+        for k, node in enumerate(nodes):
+            self.join(node, k)
         self._replies: dict[str, Message] = {}
         self.gone: set[int] = set()
         self.failing: set[int] = set()
         self.mute: set[int] = set()
         self.pushed: list[tuple[int, str, int | None]] = []
+
+    def join(self, node, k):
+        """Start one more node, as part k."""
+        self._contexts[node] = Context(
+            run_id=0,
+            node_id=node,
+            node_config={"partition-id": k, "num-partitions": self._parts},
+            state=RecordDict(),
+            run_config=self._run_config,
+        )
 
     def retell(self, node, run_config):
         """Tell a node another run config from now on."""

@@ -32,10 +32,10 @@ def test_unlimited_histories_are_one_a_device():
 
 
 def test_lines_and_budgets():
-    measured = bench_ledger.bench_ledger(rounds=200, repeats=1, devices=30, many_devices=60)
+    measured = bench_ledger.bench_ledger(rounds=200, repeats=1, devices=4, many_devices=6)
     assert [m.name for m in measured.measurements][:2] == [
-        "30 devices x 200 rounds, 256 histories, cold",
-        "30 devices x 200 rounds, 256 histories, warm",
+        "4 devices x 200 rounds, 256 histories, cold",
+        "4 devices x 200 rounds, 256 histories, warm",
     ]
     assert len(measured.measurements) == 6
     assert [(b.value, b.budget) for b in measured.budgets] == [

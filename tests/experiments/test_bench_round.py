@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from experiments.bench_candidates import FEDAVG, RECORDED, SELECTIVE, Candidates, cohorts_of
-from experiments.bench_peers import PFL, RAY, RAY_TUNED, Peer, PeerError, installed
+from experiments.bench_peers import PFL, RAY, RAY_APP, RAY_TUNED, Peer, PeerError, installed
 from experiments.bench_result import Budget
 from experiments.bench_round import AGAINST, LOOPS, bench_round
 from experiments.bench_workload import Workload
@@ -208,7 +208,7 @@ class TestReport:
             "LocalGrid, Selective(FedAvg)",
             "LocalGrid, Selective(FedAvg), probes every round",
             "LocalGrid, Selective(FedAvg), record and checkpoint every round",
-            "Flower's own simulation on Ray",
+            "Flower on Ray, run_simulation",
         ]
         for m in said["measurements"]:
             assert np.shape(m["seconds"]) == np.shape(m["examples"]) == (2, 2)
@@ -320,7 +320,7 @@ def test_flower_on_ray_trains_the_cohorts_it_is_given_and_leaves_nothing_behind(
     pytest.importorskip("ray")
     TINY.save(tmp_path / "workload.npz", COHORTS)
     flowers, _ = installed(2, None, tmp_path)
-    assert [flower.name for flower in flowers] == [RAY, RAY_TUNED]
+    assert [flower.name for flower in flowers] == [RAY, RAY_APP, RAY_TUNED]
     sizes = TINY.population().activity()
     expected = [int(sizes[cohort].sum()) for cohort in COHORTS[2:]]
     for flower in flowers:

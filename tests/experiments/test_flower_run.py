@@ -2,24 +2,23 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 import pytest
+from same_rounds import assert_same_rounds
 
 import experiments.flower_run
 from experiments.command_line import main
 from experiments.flower_run import run_on_flower
 from experiments.options import RunOptions
-from experiments.processes import descendants, running, stop
+from experiments.processes import descendants, running
 from experiments.recipe import run_recipe
 from experiments.superlink import superlink
 from fedsim import ConfigError, load_run
@@ -32,13 +31,6 @@ needs_ray = pytest.mark.skipif(
     find_spec("ray") is None, reason="Flower's simulation needs Ray: pip install 'flwr[simulation]'"
 )
 FROM_HERE = {**os.environ, "PYTHONPATH": str(ROOT)}
-
-
-def assert_same_rounds(there, here) -> None:
-    for name, drawn in here.cohorts.items():
-        assert np.array_equal(there.cohorts[name], drawn)
-    for name, values in here.model.items():
-        np.testing.assert_allclose(there.model[name], values, rtol=0, atol=1e-6)
 
 
 def without_engine(config: dict) -> dict:
@@ -188,39 +180,3 @@ def test_what_is_refused_only_once_the_corpus_is_read_is_still_one_sentence(
     said = capsys.readouterr().err
     assert said == ("fedsim: cohort is 21, but the population has 20 devices; choose 20 or fewer\n")
     assert not out.exists()
-
-
-@pytest.mark.slow
-def test_three_supernodes_that_host_a_part_each_train_what_one_process_trains(tmp_path):
-    out = tmp_path / "run"
-    with ExitStack() as stack:
-        env = stack.enter_context(superlink(tmp_path / "home"))
-        env["PYTHONPATH"] = str(ROOT)
-        config = (tmp_path / "home" / "config.toml").read_text()
-        address = config.partition('address = "')[2].partition('"')[0]
-        for k in range(3):
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                port = str(free.getsockname()[1])
-            node = subprocess.Popen(
-                [
-                    *("flower-supernode", "--insecure", "--superlink", address, "--port", port),
-                    *("--node-config", f"partition-id={k} num-partitions=3"),
-                ],
-                env=env,
-                start_new_session=True,
-            )
-            stack.callback(stop, node)
-        said = subprocess.run(
-            [
-                *("flwr", "run", str(ROOT), "--stream", "--run-config"),
-                f'devices=20 rounds=2 cohort=4 local-steps=2 leakage=true out="{out}"',
-            ],
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=500,
-        )
-    assert (out / "summary.json").exists(), said.stdout
-    assert_same_rounds(load_run(out), run_recipe(OPTIONS, None))
-    assert load_run(out).rounds[-1]["failures"] == 0

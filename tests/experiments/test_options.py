@@ -217,6 +217,7 @@ def test_a_population_follows_the_folder_of_the_data(monkeypatch, tmp_path):
         ({"dp": "device", "example_clip_norm": 1.0}, "example-clip-norm is 1.0, which --dp device"),
         ({"dp": "example", "example_noise_multiplier": 1.0}, "which --dp example does not use"),
         ({"dp": "example", "weight_cap": 1.0}, "weight-cap is 1.0, which --dp example"),
+        ({"dp": "example", "smallest_rate": 0.1}, "smallest-rate is 0.1, which --dp example"),
         ({"dp": "example", "clip_norm": 0.0}, "clip_norm is 0.0; choose more than 0"),
         ({"dp": "example", "noise_multiplier": -1.0}, "noise_multiplier is -1.0; choose 0"),
         ({"dp": "example", "delta": 1.0}, "delta is 1.0; choose a probability"),
@@ -227,6 +228,26 @@ def test_a_population_follows_the_folder_of_the_data(monkeypatch, tmp_path):
 def test_what_cannot_be_run_is_refused_without_reading_a_corpus(options, sentence):
     with pytest.raises(ConfigError, match=sentence):
         check_options(RunOptions(corpus="nowhere.csv", **options))
+
+
+def test_inverse_rates_under_add_remove_stop_at_the_public_smallest_rate():
+    options = RunOptions(
+        dp="device",
+        adjacency="add-remove",
+        weighting="inverse-rate",
+        selection="activity",
+        cap=0.5,
+        scale=0.01,
+        weight_cap=1.0,
+        denominator=8.0,
+        example_cap=10,
+        smallest_rate=0.1,
+    )
+    activity = np.array([4, 20, 40])
+    plan = strategy_of(options).plan(1, 0, activity, seed=0)
+    assert plan.device_weights == pytest.approx([0.4, 1.0 * 0.1 / 0.2, 1.0 * 0.1 / 0.4])
+    with pytest.raises(ConfigError, match="which needs a public smallest_rate"):
+        strategy_of(dataclasses.replace(options, smallest_rate=None)).plan(1, 0, activity, seed=0)
 
 
 @pytest.mark.parametrize("columns", ["user", "user=", "=who", "user=who,,text=said", ""])

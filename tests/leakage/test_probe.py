@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from finished_rounds import finished
 from flwr.serverapp.strategy import FedAvg
 
 from clients import NLUClient
@@ -14,7 +15,6 @@ from fedsim.leakage.panels import device_panel, example_panel
 from fedsim.leakage.probe import Leakage
 from fedsim.leakage.success import auc
 from fedsim.models import BiLSTMTagger
-from fedsim.plan import FinishedRound, Scores
 from fedsim.population.examples import concatenate
 from fedsim.privacy import DeviceLedger, DeviceSum, Gaussian
 from fedsim.privacy.account import Account
@@ -52,24 +52,6 @@ def simulation(population, schedule, probes=(), **client):
         schedule=schedule,
         workers=0,
         probes=probes,
-    )
-
-
-def finished(round, period=0, last=False):
-    """A round that is over; `scripted` says what its model's losses are."""
-    nobody = np.zeros(0, np.int64)
-    return FinishedRound(
-        round=round,
-        period=period,
-        last=last,
-        plan=None,
-        cohort=nobody,
-        arrived=nobody,
-        examples=0,
-        failures=(),
-        train_loss=None,
-        parameters={},
-        score=lambda: Scores(nobody, nobody, nobody),
     )
 
 
@@ -325,7 +307,8 @@ def test_before_the_run_it_says_what_it_costs_and_what_it_may_be_compared_with()
     assert "device-level epsilon of replacing" in comparison
     assert "95 % confidence" in meaning
     assert begun["audited_rounds"] == list(probe.audit.rounds)
-    assert "no claim of this run may be compared" in probe.begin(Account(), 30)["notes"][1]
+    for silent in (Account(), Account(device=ledger, noiseless=frozenset({"device"}))):
+        assert "no claim of this run may be compared" in probe.begin(silent, 30)["notes"][1]
     other = scripted(np.ones(400), panel=PANEL.redrawn(0, 1))
     assert other.begin(Account(), 30)["sha256"] != begun["sha256"]
 

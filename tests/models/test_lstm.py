@@ -61,9 +61,10 @@ def assert_same(got, wanted, tolerance):
 
 
 @pytest.mark.parametrize("lengths", RAGGED)
+@pytest.mark.parametrize("padding", [0, 1])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
-def test_one_device_equals_torch_in_values_and_all_gradients(lengths, dtype, tolerance):
-    tokens = max(lengths) + 1
+def test_one_device_equals_torch_in_values_and_all_gradients(lengths, padding, dtype, tolerance):
+    tokens = max(lengths) + padding
     padded, own = words(lengths, tokens, dtype, 0), weights(dtype, 0)
     seed_grad = torch.randn(len(lengths), tokens, 2 * HIDDEN, dtype=dtype)
     wanted = oracle(padded, lengths, *own, seed_grad)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from fedsim.report.cells import Bold
 from fedsim.report.group_table import group_table
 from fedsim.report.grouping import grouped
-from fedsim.report.table import Bold
 
 ACCURACIES = {
     "activity": (0.5, 0.56, 0.61),

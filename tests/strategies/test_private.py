@@ -311,7 +311,7 @@ def test_under_add_remove_the_claim_is_at_the_public_cap():
     assert run.cohorts["rates"].max() < 0.3
     expected = epsilon([Gaussian(noise_multiplier=1.0).sampled(0.3).times(5)], 1e-3)
     assert run.summary["epsilon_max"] == pytest.approx(expected, rel=0.01)
-    with pytest.raises(ConfigError, match=r"use PublicScale"):
+    with pytest.raises(ConfigError, match=r"give --scale and --cap, or in a script PublicScale\("):
         simulate(PrivateAggregation(FedAvg(), private))
 
 

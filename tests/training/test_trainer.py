@@ -3,15 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from few import BILSTM, PEOPLE, TRANSFORMER, WORDS, people
 
 from fedsim.errors import ConfigError
-from fedsim.models import BiLSTMTagger, TransformerTagger
-from fedsim.population import Population
-from fedsim.population.arrays import ArraySource
-from fedsim.population.examples import Utterance
-from fedsim.population.labels import Inventory
-from fedsim.population.periods import Keep
-from fedsim.population.vocabulary import HashedVocabulary
+from fedsim.models import BiLSTMTagger
 from fedsim.privacy import Automatic, ExampleLevel, NoiseDecay, PerLayer
 from fedsim.privacy.micro_batches import MicroBatches
 from fedsim.privacy.release import AdaptiveClipping
@@ -19,37 +14,6 @@ from fedsim.rng import stream
 from fedsim.training import SGD, AdamW, LocalTrainer, private_procedures, procedures
 from fedsim.training.batches import shuffled, steps_of, tensors
 from fedsim.training.poisson import poisson
-
-LABELS = Inventory(("on", "off", "ask"), ("room", "time"))
-WORDS = HashedVocabulary(buckets=300, pieces=2)
-HELD = (7, 1, 12)
-"""Training utterances of each device; device 1 has nothing after the first period."""
-
-
-def people(periods=1, keep="current"):
-    draw = np.random.default_rng(0)
-
-    def utterance(user, split, order):
-        n = int(draw.integers(1, 6))
-        return Utterance(
-            tokens=tuple(f"word{k}" for k in draw.integers(0, 60, n)),
-            slots=tuple(draw.choice(LABELS.slot_labels, n)),
-            intent=str(draw.choice(LABELS.intents)),
-            user=user,
-            split=split,
-            order=order,
-        )
-
-    rows = [utterance(f"u{d}", "train", i) for d, n in enumerate(HELD) for i in range(n)]
-    rows += [utterance("u0", "test", 50 + i) for i in range(5)]
-    source = ArraySource.build(rows, LABELS, WORDS)
-    whole = Population(name="few", source=source, inventory=LABELS, vocabulary=WORDS)
-    return whole.cut(periods, keep=Keep.parse(keep))
-
-
-PEOPLE = people()
-BILSTM = BiLSTMTagger.sized_for(PEOPLE, embedding=6, hidden=5)
-TRANSFORMER = TransformerTagger.sized_for(PEOPLE, embedding=8, layers=1, heads=2)
 
 
 def parameters_of(model):
