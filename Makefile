@@ -2,6 +2,7 @@
 # make test        build the environment, pass the tests
 # make test-slow   the long tests
 # make lint        format, lint, types
+# make docs        the documentation, under build/docs; fails on warnings, dead links and quick examples
 #
 # PYTHON picks the interpreter, PIP_ARGS goes to pip (the README says when you want it).
 
@@ -13,12 +14,16 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 export FLWR_TELEMETRY_ENABLED ?= 0
 
-.PHONY: demo test test-slow lint format
+.PHONY: demo test test-slow lint format docs
 .DEFAULT_GOAL := test
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e ".[simulation,test,dev]"
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e ".[docs]"
 	touch $@
 
 demo: $(VENV)/.installed
@@ -39,3 +44,7 @@ lint: $(VENV)/.installed
 format: $(VENV)/.installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx --fresh-env --write-all --fail-on-warning --keep-going --quiet -b html docs build/docs
+	$(BIN)/python -m pytest --hypothesis-profile=fixed -m "not slow" tests/docs
