@@ -97,6 +97,8 @@ def _benchmark(
             "device": torch.cuda.get_device_name() if on_gpu else "cpu",
             "share_of_pooled": {c.name: c.share for c in cells},
             "private_share_of_pooled": {c.name: c.private_share for c in cells},
+            "noise_alone_over_plain": {c.name: c.noise for c in cells},
+            "private_over_plain_examples": {c.name: c.served for c in cells},
             "kernels_one_by_one_and_stacked": kernels,
         },
         measurements=[line for c in cells for line in c.lines],
@@ -110,6 +112,12 @@ def _benchmark(
             *(
                 f"{c.name}: {c.share:.2f} of the examples a second of one model on batches of "
                 f"{POOLED}, {c.private_share:.2f} with privacy on both sides"
+                for c in cells
+            ),
+            *(
+                f"{c.name}: noise alone, drawn once for every parameter, takes {c.noise:.2f} of a "
+                f"plain round, and the batches of a private one hold {c.served:.2f} times its "
+                "examples"
                 for c in cells
             ),
             *(

@@ -27,6 +27,8 @@ class Cell(NamedTuple):
         device that was compared.
       exact: the largest of these in double precision.
       dp: seconds of a private round over those of a plain one, both batched.
+      noise: seconds of one draw for every parameter of every device, over the same.
+      served: examples in the batches of a private round, over those of a plain one.
       share: examples a second, batched, as a share of those of one model on large batches.
       private_share: the same, both private.
     """
@@ -36,6 +38,8 @@ class Cell(NamedTuple):
     away: list[float]
     exact: float
     dp: float
+    noise: float
+    served: float
     share: float
     private_share: float
 
@@ -58,6 +62,7 @@ def measured_cell(
             candidates[f"{label}: {way}"] = partial(_spent, run, work)
             peaks[f"{label}: {way}"] = _peak(partial(_spent, run, work, most=most), where)
         candidates[f"{label}: pooled"] = work.pooled
+    candidates["noise alone"] = private.noise_alone
     seconds: dict[str, list[list[float]]] = {each: [] for each in candidates}
     met: dict[str, list[list[int]]] = {each: [] for each in candidates}
     for _ in range(repeats):
@@ -71,7 +76,7 @@ def measured_cell(
                 if where.type == "cuda":
                     torch.cuda.synchronize()
                 seconds[each][-1].append(time.perf_counter() - began)
-    alone, batched, pooled, private_alone, private_batched, private_pooled = (
+    alone, batched, pooled, private_alone, private_batched, private_pooled, noise = (
         Measurement(
             name=n, seconds=s, examples=met[n], peak_bytes=[peaks[n]] if n in peaks else None
         )
@@ -92,6 +97,8 @@ def measured_cell(
         away=_away(plain, plain.plan.devices, torch.float32),
         exact=max(_away(plain, plain.plan.devices, torch.float64)),
         dp=ratio_of_rounds(private_batched, batched),
+        noise=ratio_of_rounds(noise, batched),
+        served=private.served(1) / plain.served(1),
         share=_share(batched, pooled),
         private_share=_share(private_batched, private_pooled),
     )

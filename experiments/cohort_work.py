@@ -164,6 +164,23 @@ class Work:
                 where=self.where,
             )
 
+    def served(self, round: int) -> int:
+        """Examples in the batches of a round: as many as are held, or as Poisson's coins say."""
+        held = enumerate(self.people.activity().tolist())
+        plans = (self.trainer.drawn(n, device=device, round=round) for device, n in held)
+        return sum(len(indices) for plan in plans for indices, _ in plan)
+
+    def noise_alone(self, round: int) -> int:
+        """Nothing but one draw for every parameter of every device; how many examples they hold.
+
+        A private reply is at least that, however its steps are computed.
+        """
+        generator = torch.Generator(self.where).manual_seed(round)
+        for _ in range(self.people.devices):
+            for p in self.parameters.values():
+                torch.empty(p.shape, device=self.where).normal_(generator=generator)
+        return self.examples
+
     def pooled(self, round: int) -> int:
         """One model on large batches of everybody's examples; how many it met.
 

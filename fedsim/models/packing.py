@@ -114,8 +114,9 @@ class Packing:
 
     def padded(self, packed: Tensor) -> Tensor:
         """(..., n, features) -> (..., examples, tokens, features), zero where there is no word."""
-        kept = self._kept(packed, 0)
-        return self.timed(kept).transpose(0, 1) if self._whole else self._spread(kept, 0)
+        if self._whole:
+            return self.timed(self._kept(packed, 0)).transpose(0, 1)
+        return self._spread(packed, 0.0)
 
     def reversed(self, packed: Tensor) -> Tensor:
         """Every sentence in the opposite order, shape (..., n, features)."""
@@ -136,8 +137,10 @@ class Packing:
     def maxima(self, packed: Tensor) -> Tensor:
         """Maxima over the words of each sentence, (..., examples, features); 0 without words."""
         lowest = float("-inf")
-        kept = self._kept(packed, lowest)
-        highest = self.timed(kept).amax(0) if self._whole else self._spread(kept, lowest).amax(-2)
+        if self._whole:
+            highest = self.timed(self._kept(packed, lowest)).amax(0)
+        else:
+            highest = self._spread(packed, lowest).amax(-2)
         return highest if self.full else highest.masked_fill(self.lengths.unsqueeze(-1) == 0, 0.0)
 
     def _kept(self, packed: Tensor, otherwise: float) -> Tensor:
@@ -146,9 +149,20 @@ class Packing:
 
     def _spread(self, packed: Tensor, otherwise: float) -> Tensor:
         """For a stack: (devices, n, features) -> (devices, examples, tokens, features)."""
-        size = (*packed.shape[:-2], self.examples * self.tokens, packed.shape[-1])
-        flat = packed.new_full(size, otherwise).index_copy(-2, self.place, packed)
-        return flat.unflatten(-2, (self.examples, self.tokens))
+        spread = _Spread.apply(packed, self.source, self.place, self.real, otherwise)
+        return spread.unflatten(-2, (self.examples, self.tokens))
+
+    @cached_property
+    def source(self) -> Tensor:
+        """For a stack: (devices x examples x tokens,) row of each cell among (devices x (n + 1)).
+
+        A cell without a word shows its device's last row, which lies behind its places.
+        """
+        devices, n = self.real.shape
+        row = torch.where(self.real, torch.arange(n, device=self.real.device), n)
+        cells = row.new_full((devices, self.examples * self.tokens), n)
+        cells[:, self.place] = row
+        return (cells + (n + 1) * torch.arange(devices, device=cells.device)[:, None]).flatten()
 
 
 @lru_cache(maxsize=1024)
@@ -192,6 +206,27 @@ class _Mirrored(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         return _swapped(grad, *ctx.saved_tensors), None
+
+
+class _Spread(torch.autograd.Function):
+    """Words moved to cells by one selection of rows; its derivative is one, too.
+
+    (devices, n, features) -> (devices, examples x tokens, features).
+    """
+
+    @staticmethod
+    def forward(ctx, packed: Tensor, source: Tensor, place: Tensor, real: Tensor, otherwise: float):
+        ctx.save_for_backward(place, real)
+        devices, _, features = packed.shape
+        behind = packed.new_full((devices, 1, features), otherwise)
+        rows = torch.cat([packed, behind], dim=-2).flatten(0, 1)
+        return rows.index_select(0, source).view(devices, -1, features)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        place, real = ctx.saved_tensors
+        moved = grad.index_select(-2, place).masked_fill_(~real.unsqueeze(-1), 0)
+        return moved, None, None, None, None
 
 
 def _swapped(packed: Tensor, mirror: Tensor) -> Tensor:

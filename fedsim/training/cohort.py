@@ -3,11 +3,11 @@
 Devices become one stack and run through the same three functions of a local procedure as one device
 alone. Those with the most steps come first: a device that has taken its last step leaves at the
 end of the stack, so that nobody is trained for longer than they would be alone. Results equal
-those of `LocalTrainer.train` up to rounding; noise is one draw a step for the whole stack, and
-equal to it in distribution.
+those of `LocalTrainer.train` up to rounding; noise is one draw a step for the whole stack, and one
+at the end for the table rows that a device has no words for, and equal to it in distribution.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +18,8 @@ from fedsim.models.joint import Parameters
 from fedsim.models.packing import sent
 from fedsim.population.examples import Examples
 from fedsim.rng import stream
+from fedsim.training.dpsgd import DPSGD
+from fedsim.training.kernel import clipped_gradient
 from fedsim.training.procedures import LocalProcedure
 from fedsim.training.stacking import StackedBatches, copies, on, part
 from fedsim.training.trainer import LocalResult, LocalTrainer
@@ -68,7 +70,9 @@ def train_together(
     idle = [LocalResult(parameters, 0, 0.0, 0.0)] * (len(devices) - busy)
     if not busy:
         return idle
-    own, rows, words = _own_rows(trainer, procedure, parameters, held[:busy], where)
+    late = _noised_late(procedure)
+    name = trainer.own_table(procedure) if late is None else trainer.model.lookup
+    own, used, words = _own_rows(name, parameters, held[:busy], where)
     streams = [stream(trainer.seed, "example-noise", round, device) for device in devices[:busy]]
     plans = [
         list(trainer.drawn(len(examples), device=device, round=round))
@@ -84,6 +88,8 @@ def train_together(
     state = procedure.start({name: stack[name] for name in parameters}, streams)
     # A private step that meets nobody's example leaves them as they are.
     state |= {name: state[name].to(where).expand(busy) for name in ("loss", "seen")}
+    if late is not None:
+        state["unread"] = torch.zeros(busy, device=where)
     trained: list[_Trained] = []
     active = busy
     for batch in on(where, batches):
@@ -93,15 +99,37 @@ def train_together(
             state, active = part(state, 0, still), still
         state = procedure.step(state, batch)
     trained.append(_Trained.of(procedure, state))
+    ended = trained[::-1]
+    done = [device for stack in ended for device in stack.each()]
+    if name is not None:
+        received = parameters[name].detach()
+        if late is None:
+            tables: Iterable[Tensor] = (received.clone() for _ in used)
+        else:
+            variance = torch.cat([stack.unread for stack in ended])
+            tables = late.unread(state, variance, sent(received, where)).cpu()
+        # Rows that a device has words for are those it trained.
+        for table, (moved, _, _), rows in zip(tables, done, used, strict=True):
+            table[torch.from_numpy(rows)] = moved[name][: len(rows)]
+            moved[name] = table
     return [
-        LocalResult(_whole(parameters, each, used), len(examples), seen, loss / seen if seen else 0)
-        for (each, seen, loss), used, examples in zip(
-            (device for stack in reversed(trained) for device in stack.each()),
-            rows,
-            held,
-            strict=False,
-        )
+        LocalResult(moved, len(examples), seen, loss / seen if seen else 0)
+        for (moved, seen, loss), examples in zip(done, held, strict=False)
     ] + idle
+
+
+def _noised_late(procedure: LocalProcedure) -> DPSGD | None:
+    """The procedure, if table rows that no batch reads may get all their noise at the end.
+
+    Secure noise is drawn step by step, and others than the kernel want the whole table.
+    """
+    if (
+        isinstance(procedure, DPSGD)
+        and not procedure.secure_noise
+        and procedure.gradient is clipped_gradient
+    ):
+        return procedure
+    return None
 
 
 class _Trained(NamedTuple):
@@ -110,10 +138,12 @@ class _Trained(NamedTuple):
     parameters: Parameters
     seen: Tensor
     loss: Tensor
+    unread: Tensor
 
     @classmethod
     def of(cls, procedure: LocalProcedure, state: dict) -> "_Trained":
-        return cls(procedure.finish(state), state["seen"], state["loss"])
+        seen = state["seen"]
+        return cls(procedure.finish(state), seen, state["loss"], state.get("unread", seen))
 
     def each(self) -> list[tuple[Parameters, float, float]]:
         """Parameters, real examples seen and summed loss of each; waits for the device."""
@@ -125,34 +155,20 @@ class _Trained(NamedTuple):
 
 
 def _own_rows(
-    trainer: LocalTrainer,
-    procedure: LocalProcedure,
-    parameters: Parameters,
-    held: list[Examples],
-    where: torch.device,
-) -> tuple[list[Examples], list[dict[str, np.ndarray]], Parameters]:
+    name: str | None, parameters: Parameters, held: list[Examples], where: torch.device
+) -> tuple[list[Examples], list[np.ndarray], Parameters]:
     """As for one device: what each holds, the table rows its words use, and those rows stacked."""
-    name = trainer.own_table(procedure)
     if name is None:
-        return held, [{}] * len(held), {}
+        return held, [], {}
     found = [np.unique(own.token_ids, return_inverse=True) for own in held]
-    most = max(len(rows) for rows, _ in found)
+    rows = [own.astype(np.int64) for own, _ in found]
     # A table is filled up by rows that no word reads.
-    table = np.zeros((len(held), most), np.int64)
-    for line, (rows, _) in zip(table, found, strict=True):
-        line[: len(rows)] = rows
+    table = np.zeros((len(held), max(1, *map(len, rows))), np.int64)
+    for line, own in zip(table, rows, strict=True):
+        line[: len(own)] = own
     small = sent(parameters[name].detach()[torch.from_numpy(table)], where)
-    own = [
+    shifted = [
         examples.with_(token_ids=ids.reshape(examples.token_ids.shape))
         for examples, (_, ids) in zip(held, found, strict=True)
     ]
-    return own, [{name: rows} for rows, _ in found], {name: small}
-
-
-def _whole(parameters: Parameters, own: Parameters, used: dict[str, np.ndarray]) -> Parameters:
-    """What a device replies with: rows that it did not use are those it received."""
-    for name, rows in used.items():
-        whole = parameters[name].detach().clone()
-        whole[torch.from_numpy(rows.astype(np.int64))] = own[name][: len(rows)]
-        own = own | {name: whole}
-    return own
+    return shifted, rows, {name: small}

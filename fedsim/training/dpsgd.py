@@ -7,6 +7,7 @@ was drawn, and the sum is divided by the expected size, which is no secret.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import isfinite
 from typing import ClassVar
 
@@ -41,8 +42,9 @@ class DPSGD:
       clip_norm: C, largest norm of one example's gradient, > 0; infinite only without noise. Where
         it adapts, the first one of every participation.
       noise_multiplier: standard deviation of the noise in clip norms, >= 0.
-      physical_size: examples worked on at once, >= 1; changes memory and time alone. No micro-batch
-        is split, and those of stacked devices are worked on all at once.
+      physical_size: examples worked on at once, >= 1; changes memory and time alone. What is left
+        over goes along with the last. No micro-batch is split, and those of stacked devices are
+        worked on all at once.
       proximal_mu: weight of (mu / 2) |w - w_received|^2, >= 0; added after clipping, it depends on
         no example.
       clipping: what is clipped as one, and how.
@@ -66,7 +68,8 @@ class DPSGD:
     gradient: ClippedGradient = clipped_gradient
 
     leaves_unused_rows: ClassVar[bool] = False
-    """Noise goes to every row: which rows stay still would tell which words were said."""
+    """Noise goes to every row: which rows stay still would tell which words were said. That of rows
+    which no batch reads may come late, all steps' in one draw: see `unread`."""
 
     def __post_init__(self) -> None:
         clip, noise = self.clip_norm, self.noise_multiplier
@@ -149,6 +152,9 @@ class DPSGD:
             if self.adaptive:
                 bits = bits + clip_bits(clipped.factors, terms.batch["weight"])
         rate = -self.learning_rate / expected
+        if "unread" in state:
+            kept = 1 - self.learning_rate * self.proximal_mu
+            state["unread"] = kept**2 * state["unread"] + (rate * noise.sum * clip_norm) ** 2
         for name, p in parameters.items():
             change = total[name].mul_(_over(rate, p))
             if self.proximal_mu:
@@ -166,6 +172,34 @@ class DPSGD:
     def finish(self, state: State) -> Parameters:
         """The trained parameters."""
         return dict(state["parameters"])
+
+    def unread(self, state: State, variance: Tensor, received: Tensor) -> Tensor:
+        """Rows that no batch has read, after all steps, in one draw.
+
+        Nothing but noise moves them, and nothing follows from where they are. So a sum of draws,
+        one a step, may be drawn at once, when the steps are over: what comes out has the
+        same distribution, and with it every guarantee (Lim et al., "LazyDP", ASPLOS 2024). `step`
+        adds up the variance where a state has `unread`, zeros (devices,) at the start.
+
+        Args:
+          state: after the steps; its noise goes on from here.
+          variance: (devices,) `unread` of each.
+          received: (rows, width) as they were received.
+
+        Returns:
+          (devices, rows, width).
+        """
+        shape = (*variance.shape, *received.shape)
+        drawn = received.new_empty(shape, dtype=_sum_type(received))
+        if not self.noise_multiplier:
+            return drawn.copy_(received)
+        generator = torch.Generator(variance.device)
+        generator.set_state(state["noise"])
+        drawn.normal_(generator=generator)
+        state["noise"] = generator.get_state()
+        deviation = _over(variance.sqrt(), drawn).to(drawn.dtype)
+        torch.addcmul(received.to(drawn.dtype), drawn, deviation, out=drawn)
+        return drawn.to(received.dtype)
 
     @property
     def _seeded(self) -> bool:
@@ -208,15 +242,21 @@ class DPSGD:
 
 
 def _physical(batch: Batch, size: int) -> list[Batch]:
-    """The batch in parts of at most `size` examples; none of a batch without examples."""
+    """The batch in parts of `size` examples, the last one of less than twice as many.
+
+    A stack is as wide as the largest of its devices' draws: few examples more than `size`, and on
+    their own they would send all devices through another pass. None of a batch without examples.
+    """
     devices, examples = batch["weight"].dim() - 1, batch["weight"].shape[-1]
+    parts = max(1, examples // size) if examples else 0
+    cuts = [*range(0, parts * size, size), examples]
     return [
         {
-            name: value.narrow(devices, start, min(size, examples - start))
+            name: value.narrow(devices, start, stop - start)
             for name, value in batch.items()
             if value.dim() > devices
         }
-        for start in range(0, examples, size)
+        for start, stop in pairwise(cuts)
     ]
 
 

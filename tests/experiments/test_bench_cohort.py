@@ -35,6 +35,21 @@ def test_every_way_meets_the_whole_cohort(private):
     assert work.pooled(1) == 17
 
 
+def test_poisson_batches_of_a_device_hold_more_than_it_does_on_average():
+    """Two steps of 16 expected examples for one that holds 17; a light one is met whole."""
+    people = cohort_of(9, "mixed")
+    plain, private = (
+        Work(people=people, model=model_of("BiLSTM"), private=dp, where=HERE)
+        for dp in (False, True)
+    )
+    held = people.activity()
+    assert plain.served(1) == plain.examples == held.sum()
+    expected = np.where(held < 16, held, -(-held // 16) * 16).sum()
+    drawn = [private.served(round) for round in range(1, 101)]
+    # A deviation of one round is below the root of what is expected.
+    assert abs(np.mean(drawn) - expected) < 5 * (expected / 100) ** 0.5
+
+
 def test_a_tiny_run_states_every_line_and_budget(monkeypatch):
     monkeypatch.setattr(bench, "LIGHT", 4)
     measured = bench_cohort(cohorts=[4], loads=["light"], models=["BiLSTM"], repeats=1)
@@ -46,6 +61,8 @@ def test_a_tiny_run_states_every_line_and_budget(monkeypatch):
     assert budgets["equal_to_local"]["met"]
     assert budgets["dp_over_plain"]["value"] > 0
     assert contents["settings"]["share_of_pooled"]["BiLSTM, 4 light"] > 0
+    assert contents["settings"]["noise_alone_over_plain"]["BiLSTM, 4 light"] > 0
+    assert contents["settings"]["private_over_plain_examples"] == {"BiLSTM, 4 light": 1.0}
     assert "kernels one by one" in measured.markdown()
 
 

@@ -78,6 +78,19 @@ def test_packing_keeps_every_word_and_padding_comes_back_as_zero(stack):
 
 @given(stacks())
 @settings(max_examples=60, deadline=None)
+def test_gradients_of_padded_sentences_reach_their_words_alone(stack):
+    lengths, tokens = stack
+    for own in (lengths, lengths[0]):
+        packing = Packing.of(own, tokens)
+        packed = torch.zeros(*packing.real.shape, 2, dtype=torch.float64, requires_grad=True)
+        slopes = padded_values(own, tokens)
+        (got,) = torch.autograd.grad(packing.padded(packed), packed, slopes)
+        assert torch.equal(packing.padded(got), only_words(own, slopes))
+        assert not got[~packing.real].any()
+
+
+@given(stacks())
+@settings(max_examples=60, deadline=None)
 def test_reversing_turns_every_sentence_round_and_twice_is_nothing(stack):
     lengths, tokens = stack
     for own in (lengths, lengths[0]):

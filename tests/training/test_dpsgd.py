@@ -139,6 +139,18 @@ def test_every_row_of_the_table_is_noised():
     assert not NOISY.leaves_unused_rows
 
 
+def test_what_is_left_over_goes_along_with_the_last_physical_batch():
+    seen = []
+
+    def losses(parameters, batch):
+        seen.append(batch["weight"].shape[-1])
+        return MODEL.losses(parameters, batch)
+
+    for examples in (0, 3, 7, 11):
+        trained(replace(QUIET, losses=losses, physical_size=4), received(), [batch_of(examples)])
+    assert seen == [3, 7, 4, 7]
+
+
 def test_devices_and_rounds_draw_noise_of_their_own():
     one, _ = trained(NOISY, received(), [batch_of()], seed=0)
     same, _ = trained(NOISY, received(), [batch_of()], seed=0)

@@ -219,9 +219,54 @@ def test_noise_is_a_function_of_round_and_stack():
     assert not torch.equal(noises(NOISY, IDLE[:1])[0], noises(NOISY, IDLE[1:])[0])
 
 
-def test_a_stack_of_one_has_the_noise_of_the_device_alone():
-    stacked, alone = both(private_trainer(noise_multiplier=1.0), devices=[4])
-    assert_equal(stacked, alone)
+def unread_rows(own, device):
+    """Rows of the table that no word of the device reads."""
+    words = own.population.held(device, 0, own.seed).token_ids
+    return np.setdiff1d(np.arange(len(BILSTM.embedding)), words)
+
+
+@pytest.mark.parametrize("mu", [0.0, 0.4])
+@pytest.mark.parametrize(
+    "privacy", [{}, {"decay": NoiseDecay(factor=0.5)}], ids=["constant", "decaying"]
+)
+def test_rows_that_nobody_reads_have_the_noise_of_all_steps(mu, privacy):
+    """As many draws as there are numbers: a deviation within five standard errors."""
+    own = private_trainer(noise_multiplier=2.0, **privacy)
+    sent = parameters_of(BILSTM)
+    procedure = own.procedure(mu)
+    turn = in_turn(own, EVERYONE, 0)
+    scaled = []
+    for round in range(1, 9):
+        got = train_together(own, sent, turn, period=0, round=round, proximal_mu=mu)
+        for device, result in zip(turn, got, strict=True):
+            rate = BILSTM.private_rate / 2
+            variance = 0.0
+            for step in range(own.steps(HELD[device])):
+                noise = rate * 2.0 * procedure.decay.at(step) * 0.3 / min(4, HELD[device])
+                variance = (1 - rate * mu) ** 2 * variance + noise**2
+            moved_by = result.parameters["embedding"] - sent["embedding"]
+            scaled.append(moved_by[unread_rows(own, device)].flatten() / variance**0.5)
+    together = torch.cat(scaled)
+    assert abs(float(together.square().mean()) - 1) < 5 * (2 / len(together)) ** 0.5
+    assert abs(float(together.mean())) < 5 / len(together) ** 0.5
+    assert all((each != 0).all() for each in scaled)
+
+
+def test_devices_and_rounds_have_late_noise_of_their_own():
+    own, sent = private_trainer(noise_multiplier=1.0), parameters_of(BILSTM)
+    row = np.intersect1d(unread_rows(own, 4), unread_rows(own, 2))[0]
+    drawn = [
+        float(result.parameters["embedding"][row, 0])
+        for round in (1, 2)
+        for result in train_together(own, sent, [4, 2], period=0, round=round)
+    ]
+    assert len(set(drawn)) == 4
+
+
+def test_secure_noise_reaches_every_row():
+    own, sent = private_trainer(noise_multiplier=1.0, secure_noise=True), parameters_of(BILSTM)
+    (got,) = train_together(own, sent, [1], period=0, round=1)
+    assert (got.parameters["embedding"] != sent["embedding"]).all()
 
 
 def test_devices_with_most_steps_come_first():

@@ -25,18 +25,25 @@ def add(use: Use, values: tuple[Tensor, ...], factors: Tensor, totals: list[Tens
     """Adds the scaled gradients to the rows of the batch's words."""
     (table,), (slopes,), ids = totals, values, use.inputs
     if table.dim() == 3:
-        devices, rows, _ = table.shape
-        ids = ids + rows * torch.arange(devices, device=table.device).view(-1, 1, 1)
+        devices, each, _ = table.shape
+        ids = ids + each * torch.arange(devices, device=table.device).view(-1, 1, 1)
     scaled = slopes * (use.gain * of_rows(use.rows, factors, slopes))
-    words = scaled.unsqueeze(-2).expand(*ids.shape, -1)
-    table.flatten(0, -2).index_add_(0, ids.flatten(), words.flatten(0, -2))
+    words, rows = scaled.flatten(0, -2), table.flatten(0, -2)
+    # Piece by piece, as the rows of a word's pieces get the same.
+    for piece in ids.unbind(-1):
+        rows.index_add_(0, piece.flatten(), words)
 
 
 def _equal_pairs(ids: Tensor, dtype: torch.dtype) -> Tensor:
     """(..., tokens, pieces) -> (..., tokens, tokens): pairs of equal pieces of two words."""
     columns = ids.unbind(-1)
-    equal = ((p.unsqueeze(-1) == q.unsqueeze(-2)).to(dtype) for p in columns for q in columns)
-    return torch.stack(list(equal)).sum(0) if len(columns) > 1 else next(equal)
+    equal = (p.unsqueeze(-1) == q.unsqueeze(-2) for p in columns for q in columns)
+    # Counts as small as they can be: these are as many as all pairs of words.
+    kind = torch.uint8 if len(columns) ** 2 < 256 else torch.int32
+    count = next(equal).to(kind)
+    for each in equal:
+        count += each.view(torch.uint8)
+    return count.to(dtype)
 
 
 register("embedding", Rule(measure, add))

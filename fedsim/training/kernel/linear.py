@@ -111,6 +111,9 @@ def add_products(scale: Tensor, inputs: Tensor, slopes: Tensor, weights: list[Te
     if slopes.dim() == 2:
         weights[0].addmm_(slopes.mT, inputs)
         return
+    if slopes.dim() == 3 and len(weights) == 1:
+        weights[0].baddbmm_(slopes.mT, inputs)
+        return
     # One product for all parts: apart, each would read the slopes again.
     product = torch.bmm(slopes.flatten(0, -3).mT, inputs.flatten(0, -3))
     product = product.view(*slopes.shape[:-2], *product.shape[-2:])

@@ -126,6 +126,13 @@ def test_a_stack_of_devices_is_the_devices_one_by_one(
     assert_devices_same(layer, parameters, batches, 2.0, clipped, tolerance)
 
 
+def test_a_word_of_many_equal_pieces_has_all_their_pairs():
+    parameters, batch = drawn(embedding_losses, (2, 2, 3, 1, 17), torch.float64, 0)
+    batch["ids"].fill_(3)
+    clipped = clipped_gradient(embedding_losses, parameters, batch, 2.0)
+    assert_same(clipped, naive(embedding_losses, parameters, batch, 2.0), 1e-10)
+
+
 def test_as_many_devices_as_a_batch_has_places_are_still_a_stack():
     """One sentence of one word on each of two devices, in a batch two words wide."""
     each = [drawn(lstm_losses, (1, 1, 1, 1, 1), torch.float64, d, tokens=2) for d in range(2)]
