@@ -68,7 +68,8 @@ class MLflow:
             with suppress(MlflowException):
                 client.create_experiment(name)
             found = client.get_experiment_by_name(name)
-        run = client.create_run(found.experiment_id, run_name=folder and folder.name)
+        assert found is not None, f"MLflow has neither found nor made the experiment {name}"
+        run = client.create_run(found.experiment_id, run_name=folder.name if folder else None)
         if folder is not None:
             Folder(folder).json(NOTE, {"run_id": run.info.run_id})
         return MLflowLog(client, run.info.run_id, config)
