@@ -76,7 +76,9 @@ class Finished:
     def _check_population(self, run: Run, cell: "Cell", path: Path) -> None:
         o = cell.options
         cut = (o.periods, o.by, o.keep) if o.setting == "continual" and not cell.central else ()
-        people = (*(getattr(o, name) for name in _CORPUS), *cut)
+        # A panel's coins are drawn from the seed, and say which examples are null.
+        panel = (o.seed,) if o.leakage else ()
+        people = (*(getattr(o, name) for name in _CORPUS), *cut, panel)
         found = run.start.get("fingerprint")
         first, where = self._populations.setdefault(people, (found, path))
         if found != first:

@@ -130,6 +130,18 @@ def test_other_data_is_noticed_after_the_first_run_on_it(tmp_path, executed, mon
     assert executed == ["run-seed0", "run-seed1"]
 
 
+def test_panels_of_other_seeds_are_other_data_and_those_of_the_same_seed_are_not(
+    tmp_path, executed, monkeypatch
+):
+    finish(some(1, leakage=True), tmp_path, processes=1)
+    monkeypatch.setitem(fabricated_folder.FINGERPRINTS, "static", "another")
+    assert len(finish(some(2, leakage=True), tmp_path, processes=1)) == 2
+    (cell,) = some(1, leakage=True)
+    twin = Cell(name="twin", options=replace(cell.options, selection="sqrt"))
+    with pytest.raises(ConfigError, match="different data"):
+        finish([cell, twin], tmp_path, processes=1)
+
+
 def test_the_cuts_of_one_population_may_have_different_fingerprints(tmp_path, executed):
     (cell,) = some(1)
     continual = Cell(name="c", options=replace(cell.options, setting="continual", periods=2))
