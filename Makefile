@@ -31,7 +31,7 @@ demo: $(VENV)/.installed
 	$(BIN)/fedsim experiment selection --preset quick --out runs/demo
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest --hypothesis-profile=fixed -m "not slow"
+	$(BIN)/python -m pytest --hypothesis-profile=fixed -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest --hypothesis-profile=fixed -m slow
