@@ -39,10 +39,10 @@ class Packing:
 
     @classmethod
     def of(cls, lengths: Tensor, tokens: int, where: torch.device | None = None) -> "Packing":
-        """The layout of sentences sorted by length.
+        """The layout of sentences, those of a stack sorted by length.
 
         Args:
-          lengths: (..., examples) int64, non-increasing along the last axis.
+          lengths: (..., examples) int64; with leading axes, non-increasing along the last.
           tokens: width of the padded batch.
           where: the device of the words; None is that of the lengths. Lengths in ordinary memory
             serve words on an accelerator without waiting for it.
@@ -58,7 +58,7 @@ class Packing:
         each, where = lengths.cpu().numpy(), where or lengths.device
         examples = each.shape[-1]
         if each.ndim == 1:
-            if examples and each[-1] == tokens:
+            if examples and each.min() == tokens:
                 return _full(examples, tokens, where)
             steps = [examples] * tokens if examples else []
             # One row a time step: the places of a single device are a rectangle.
@@ -166,8 +166,12 @@ class Packing:
 
 
 @lru_cache(maxsize=1024)
+@torch.inference_mode(False)
 def _full(examples: int, tokens: int, where: torch.device) -> Packing:
-    """The layout of sentences of a single device that are all as long as the batch is wide."""
+    """The layout of sentences of a single device that are all as long as the batch is wide.
+
+    It is kept, for training too, which can do nothing with tensors of inference mode.
+    """
     place = torch.arange(examples * tokens).view(tokens, examples)
     return Packing(
         examples=examples,

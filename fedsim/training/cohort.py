@@ -70,7 +70,7 @@ def train_together(
     idle = [LocalResult(parameters, 0, 0.0, 0.0)] * (len(devices) - busy)
     if not busy:
         return idle
-    late = _noised_late(procedure)
+    late = _noised_late(procedure, parameters)
     name = trainer.own_table(procedure) if late is None else trainer.model.lookup
     own, used, words = _own_rows(name, parameters, held[:busy], where)
     streams = [stream(trainer.seed, "example-noise", round, device) for device in devices[:busy]]
@@ -118,15 +118,18 @@ def train_together(
     ] + idle
 
 
-def _noised_late(procedure: LocalProcedure) -> DPSGD | None:
+def _noised_late(procedure: LocalProcedure, parameters: Parameters) -> DPSGD | None:
     """The procedure, if table rows that no batch reads may get all their noise at the end.
 
-    Secure noise is drawn step by step, and others than the kernel want the whole table.
+    Secure noise is drawn step by step, others than the kernel want the whole table, and the steps
+    of a subclass need not add up what is late. In half precision a small step is rounded away where
+    the sum of many is not, which would tell the rows that are read from those that are not.
     """
     if (
-        isinstance(procedure, DPSGD)
+        type(procedure) is DPSGD
         and not procedure.secure_noise
         and procedure.gradient is clipped_gradient
+        and all(p.dtype.itemsize >= 4 for p in parameters.values())
     ):
         return procedure
     return None

@@ -61,6 +61,13 @@ def test_written_back_it_is_the_same_lstm_with_one_bias(layers, bidirectional):
     assert all(torch.equal(p, again.get_parameter(name)) for name, p in own.named_parameters())
 
 
+def test_the_longest_sentence_may_come_last():
+    module, lengths = theirs(1, True), torch.tensor([2, 1, 4, 5])
+    packed = pack_padded_sequence(words(), lengths, batch_first=True, enforce_sorted=False)
+    states, _ = pad_packed_sequence(module(packed)[0], batch_first=True)
+    torch.testing.assert_close(LSTM.of(module)(words(), lengths), states, rtol=1e-6, atol=1e-6)
+
+
 def test_it_is_loaded_inside_another_module():
     outer, inner = nn.Sequential(LSTM(INPUTS, HIDDEN)), nn.Sequential(theirs(1, False))
     outer.load_state_dict(inner.state_dict())

@@ -136,3 +136,13 @@ def test_a_maximum_sends_its_gradient_to_the_winning_word_alone():
     words = torch.tensor([[1.0], [5.0], [9.0], [99.0], [2.0], [99.0]], requires_grad=True)
     packing.maxima(words).sum().backward()
     assert words.grad.flatten().tolist() == [0.0, 1.0, 1.0, 0.0, 0.0, 0.0]
+
+
+def test_a_layout_first_made_in_inference_mode_serves_training():
+    lengths = torch.full((3,), 41)
+    with torch.inference_mode():
+        Packing.of(lengths, 41)
+    packing = Packing.of(lengths, 41)
+    words = torch.ones(3 * 41, 2, requires_grad=True)
+    (slopes,) = torch.autograd.grad(packing.reversed(words).sum(), words)
+    assert torch.equal(slopes, torch.ones_like(words))

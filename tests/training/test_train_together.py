@@ -1,5 +1,7 @@
 """A stack of devices is the devices trained alone: `LocalTrainer.train` is the oracle."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from fedsim.privacy import Automatic, ExampleLevel, NoiseDecay, PerLayer
 from fedsim.privacy.micro_batches import MicroBatches
 from fedsim.privacy.release import AdaptiveClipping
 from fedsim.training import (
+    DPSGD,
     SGD,
     AdamW,
     LocalTrainer,
@@ -261,6 +264,42 @@ def test_devices_and_rounds_have_late_noise_of_their_own():
         for result in train_together(own, sent, [4, 2], period=0, round=round)
     ]
     assert len(set(drawn)) == 4
+
+
+class OwnSteps(DPSGD):
+    """A private procedure with another step."""
+
+    def step(self, state, batch):
+        noise, _ = self._noise(state, self._split(state, batch["size"]), batch["size"])
+        for name, p in state["parameters"].items():
+            p.sub_(noise[name])
+        return state
+
+
+def test_a_private_procedure_with_steps_of_its_own_reaches_every_row():
+    def made(mu):
+        return OwnSteps(
+            losses=BILSTM.losses,
+            learning_rate=0.1,
+            clip_norm=1.0,
+            noise_multiplier=1.0,
+            physical_size=4,
+        )
+
+    sent = parameters_of(BILSTM)
+    (got,) = train_together(trainer(procedure=made), sent, [1], period=0, round=1)
+    assert (got.parameters["embedding"] != sent["embedding"]).all()
+
+
+def test_rounding_in_half_precision_does_not_tell_which_words_a_device_has():
+    """A step's noise is below the rounding of every number here, and is lost in all rows alike."""
+    own = private_trainer(noise_multiplier=1.0)
+    slow = own.procedure
+    own = replace(own, procedure=lambda mu: replace(slow(mu), learning_rate=0.004), local_steps=100)
+    sent = parameters_of(BILSTM, torch.bfloat16)
+    sent["embedding"].fill_(1.0)
+    (got,) = train_together(own, sent, [4], period=0, round=1)
+    assert (got.parameters["embedding"] == 1.0)[unread_rows(own, 4)].all()
 
 
 def test_secure_noise_reaches_every_row():
