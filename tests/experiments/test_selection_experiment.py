@@ -85,7 +85,7 @@ def test_cells_differ_from_the_options_in_what_they_vary_alone(tmp_path, execute
     for cell in executed:
         same = replace(
             cell.options, setting=OPTIONS.setting, selection=OPTIONS.selection, seed=OPTIONS.seed,
-            weighting=OPTIONS.weighting,
+            weighting=OPTIONS.weighting, checkpoint_every=OPTIONS.checkpoint_every,
         )  # fmt: skip
         assert same == OPTIONS
     assert {cell.options.seed for cell in executed} == {5, 6}
