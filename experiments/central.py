@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 from experiments.options import RunOptions, client_of, model_of, population_of
-from fedsim.engine.memory import keep_freed_memory
 from fedsim.environment import environment
 from fedsim.errors import require
 from fedsim.models import JointTagger
@@ -78,7 +77,6 @@ def run_central(
     threads = torch.get_num_threads()
     # As on devices: each kernel on one thread, so that sums do not depend on the machine.
     torch.set_num_threads(1)
-    keep_freed_memory()
     try:
         return _run_central(options, epochs, writer)
     except BaseException:

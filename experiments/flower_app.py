@@ -25,7 +25,6 @@ from experiments.command_line import show
 from experiments.options import ENGINE, RunOptions
 from experiments.recipe import build
 from fedsim.engine.flower import reason
-from fedsim.engine.memory import keep_freed_memory
 from fedsim.engine.nodes import HOSTED, UNFIT, hosted
 from fedsim.errors import ConfigError, did_you_mean, require
 from fedsim.population import Population
@@ -115,7 +114,6 @@ def _node(options: RunOptions) -> tuple[Population, ClientApp]:
     """The population and the devices' app, once a process."""
     # As the threads of the local engine: more of them would sum in another order.
     torch.set_num_threads(1)
-    keep_freed_memory()
     # The server alone shows the run elsewhere.
     simulation = build(replace(options, tracker=None))
     schedule = simulation.schedule

@@ -19,7 +19,6 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedsim.engine.flower import RAISED, DeviceGrid, reason
-from fedsim.engine.memory import keep_freed_memory
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +65,6 @@ class LocalGrid(DeviceGrid):
             sys.getswitchinterval(),
         )
         torch.set_num_threads(1)
-        keep_freed_memory()
         # Training is many short kernels: a worker that comes out of one should not wait 5 ms until
         # another hands over the interpreter.
         sys.setswitchinterval(SWITCH_INTERVAL)
