@@ -30,6 +30,14 @@ _BARE = frozenset({"setting", "corpus", "model", "strategy", "selection_label"})
 _CONTINUAL = ("periods", "by", "keep")
 """Options that say nothing of static runs."""
 
+_PRIVATE = (
+    *("noise_multiplier", "clip_norm", "example_noise_multiplier", "example_clip_norm"),
+    *("clipping", "noise_decay", "dp_backend", "epsilon", "delta", "max_participations"),
+    *("adjacency", "scale", "weight_cap", "denominator", "example_cap", "smallest_rate"),
+    *("device_budget", "run_budget", "secure_noise"),
+)
+"""Options that say nothing of runs without privacy."""
+
 
 def runs_in(folders: Sequence[Path]) -> list[Run]:
     """Finished runs of folders, each a run's or one that holds runs up to two levels below.
@@ -111,7 +119,10 @@ def _group(runs: list[Run], varying: set[str]) -> Group:
     told = [n for n in varying if n not in ("selection_label", "weighting", "rounds")]
     if "selection_label" not in varying:
         told += [name for name in ("weighting", "rounds") if name in varying]
-    unused = _CONTINUAL if options.get("setting") == "static" else ()
+    unused = {
+        *(_CONTINUAL if options.get("setting") == "static" else ()),
+        *(_PRIVATE if options.get("dp") == "none" else ()),
+    }
     order = [name for name in options if name in told and name not in unused]
     central = options.get("selection_label") == CENTRAL
     return Group(

@@ -26,6 +26,19 @@ def test_seeds_are_one_group_and_options_that_differ_name_the_others(private_run
     assert [[run.config["seed"] for run in group.runs] for group in groups] == [[0, 1], [0, 1]]
 
 
+def test_options_of_privacy_name_no_run_without_it(private_run):
+    runs = [
+        changed(private_run, noise_multiplier=0.5),
+        changed(private_run, noise_multiplier=1.0),
+        changed(private_run, dp="none", noise_multiplier=None),
+    ]
+    assert [group.label for group in grouped(runs)] == [
+        "activity, dp device, noise multiplier 0.5",
+        "activity, dp device, noise multiplier 1",
+        "activity, dp none",
+    ]
+
+
 def test_groups_keep_the_order_in_which_they_were_named(private_run):
     runs = [changed(private_run, selection_label=name) for name in ("top", "activity", "sqrt")]
     assert [group.label for group in grouped(runs)] == ["top", "activity", "sqrt"]
