@@ -1,8 +1,8 @@
 """What a finished comparison looks like on a terminal, in a spreadsheet and in a paper.
 
 A `Table` holds numbers, not text. Markdown shows percentages with one decimal and intervals, CSV
-keeps every digit (fractions, with the ends of each interval in columns of their own), LaTeX is a
-`booktabs` table. Columns that do not fit on a line go on in a second panel under the first.
+keeps every digit (fractions, with the ends of each interval in columns of their own), LaTeX has
+`booktabs` tables. Columns that do not fit on a line go on in a second panel under the first.
 """
 
 import csv
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedsim.report.cells import Bold, Column, Panel, cells_of, width_of
 from fedsim.report.files import write_whole
-from fedsim.report.latex import escaped, tabular
+from fedsim.report.latex import floats
 from fedsim.report.statistics import AtLeast, Estimate
 
 if TYPE_CHECKING:
@@ -78,23 +78,8 @@ class Table:
         return "\n\n".join(parts) + "\n"
 
     def latex(self) -> str:
-        r"""A `table*` environment; the document needs `\usepackage{booktabs}`."""
-        lines = [r"% needs \usepackage{booktabs}", r"\begin{table*}"]
-        lines.append(r"\centering\footnotesize\setlength{\tabcolsep}{3pt}")
-        if self.caption:
-            lines.append(rf"\caption{{{escaped(self.caption)}}}")
-        first = True
-        for heading, panels in self.parts:
-            for number, panel in enumerate(panels):
-                lines += [] if first else ["", r"\medskip"]
-                lines += [rf"{escaped(heading)}\par"] if heading and not number else []
-                lines += tabular(panel)
-                first = False
-        if self.notes:
-            lines += ["", r"\medskip", r"\begin{minipage}{\linewidth}\footnotesize"]
-            lines += [rf"{escaped(note)}\par" for note in self.notes]
-            lines.append(r"\end{minipage}")
-        return "\n".join([*lines, r"\end{table*}"]) + "\n"
+        r"""`table*` environments; the document needs `\usepackage{booktabs,graphicx}`."""
+        return floats(self.caption, self.parts, self.notes)
 
     def csv(self) -> str:
         """Numbers in full precision, fractions not percentages; empty where not measured."""

@@ -1,7 +1,5 @@
 """A table of any runs says how they compare, how sure that is, and what is claimed."""
 
-import shutil
-import subprocess
 from copy import deepcopy
 from dataclasses import replace
 
@@ -92,16 +90,3 @@ def test_a_refuted_claim_is_said(private_run):
     }  # fmt: skip
     found = group_table(grouped([made(private_run, "activity", 0, 0.5, **line)]))
     assert any(note.startswith("CLAIM REFUTED (activity, seed 0)") for note in found.notes)
-
-
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
-def test_the_latex_compiles(table, tmp_path):
-    text = (
-        r"\documentclass[twocolumn]{article}\usepackage{booktabs}\begin{document}"
-        + table.latex()
-        + r"\end{document}"
-    )
-    (tmp_path / "t.tex").write_text(text)
-    words = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stdout[-2000:]

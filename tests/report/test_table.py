@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 
 from fedsim.errors import ConfigError
 from fedsim.report import files
-from fedsim.report.latex import escaped
 from fedsim.report.statistics import AtLeast, Estimate
 from fedsim.report.table import LINE, Column, Table
 
@@ -99,15 +98,6 @@ def test_latex_has_a_cell_for_every_column_and_balanced_groups():
     assert r"R\&D\_100\%" in text
     assert r"$-$5.2 [$-$8.0, +2.4]" in text
     assert r"$>$300" in text
-
-
-@given(st.text(alphabet="ab5 \\&%$#_{}~^<>-±×–|[]\n"))
-def test_escaped_text_has_no_bare_special_character(text):
-    # What is left once our own commands are taken out must be plain.
-    plain = re.sub(r"\\(textbackslash|textasciitilde|textasciicircum)\{\}", "", escaped(text))
-    plain = re.sub(r"\\[&%$#_{}]", "", plain)
-    plain = re.sub(r"\$(<|>|-|\\pm|\\times)\$", "", plain)
-    assert not set(plain) & set("\\&%$#_{}~^<>±×–\n")
 
 
 def test_the_best_of_a_column_is_bold_in_text_and_bare_in_the_csv_file():
