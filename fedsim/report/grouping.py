@@ -69,10 +69,11 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
       ConfigError: two runs of one group have the same seed: a run was named twice.
     """
     options = [options_of(run) for run in runs]
+    names = dict.fromkeys(key for each in options for key in each)
     varying = {
         name
-        for name in dict.fromkeys(key for each in options for key in each)
-        if len({repr(each.get(name)) for each in options}) > 1
+        for name in names
+        if len({repr(each.get(name)) for each in options if name not in _idle(each)}) > 1
     }
     rows: dict[str, list[Run]] = {}
     for run, each in zip(runs, options, strict=True):
@@ -119,11 +120,7 @@ def _group(runs: list[Run], varying: set[str]) -> Group:
     told = [n for n in varying if n not in ("selection_label", "weighting", "rounds")]
     if "selection_label" not in varying:
         told += [name for name in ("weighting", "rounds") if name in varying]
-    unused = {
-        *(_CONTINUAL if options.get("setting") == "static" else ()),
-        *(_PRIVATE if options.get("dp") == "none" else ()),
-    }
-    order = [name for name in options if name in told and name not in unused]
+    order = [name for name in options if name in told and name not in _idle(options)]
     central = options.get("selection_label") == CENTRAL
     return Group(
         setting=options.get("setting", "static"),
@@ -132,6 +129,14 @@ def _group(runs: list[Run], varying: set[str]) -> Group:
         variant=", ".join(_said(name, options[name]) for name in order),
         runs=runs,
     )
+
+
+def _idle(options: Mapping[str, Any]) -> set[str]:
+    """Options that say nothing of a run with these, whatever their values."""
+    return {
+        *(_CONTINUAL if options.get("setting") == "static" else ()),
+        *(_PRIVATE if options.get("dp") == "none" else ()),
+    }
 
 
 def _said(name: str, value: Any) -> str:

@@ -244,12 +244,15 @@ def _claims(run: Run) -> Table | None:
 
 
 def _leakage(groups: Sequence[Group]) -> list[str]:
-    """What the first run of each group says of its panel; what all say, once and without names."""
+    """What the first run of each group says of its panel, once; what all say, without names."""
     told = {group.label: leakage_notes(group.runs[0]) for group in groups}
     told = {label: texts for label, texts in told.items() if texts}
-    shared = [t for t in next(iter(told.values()), []) if all(t in own for own in told.values())]
-    return shared + [
-        f"{label}: {text}" for label, texts in told.items() for text in texts if text not in shared
+    labels: dict[str, list[str]] = {}
+    for label, texts in told.items():
+        for text in texts:
+            labels.setdefault(text, []).append(label)
+    return [text for text, own in labels.items() if len(own) == len(told)] + [
+        f"{'; '.join(own)}: {text}" for text, own in labels.items() if len(own) < len(told)
     ]
 
 

@@ -64,9 +64,13 @@ class Browser:
         urls = [event["params"]["request"]["url"] for event in sent]
         return [url for url in urls[1:] if not url.startswith("data:")]
 
-    def screenshot(self) -> bytes:
-        """The whole page as a PNG."""
-        shot = self.send("Page.captureScreenshot", captureBeyondViewport=True)
+    def screenshot(self, height: int) -> bytes:
+        """The page from its top, as a PNG of a height in pixels and without scroll bars."""
+        self.send("Emulation.setScrollbarsHidden", hidden=True)
+        width = self.value("window.innerWidth")
+        clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
+        shot = self.send("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
+        self.send("Emulation.setScrollbarsHidden", hidden=False)
         return base64.b64decode(shot["data"])
 
     def paper(self) -> bytes:

@@ -10,7 +10,8 @@ from browser import browser, installed
 
 from fedsim import ConfigError
 from fedsim.privacy.claim import EVERY_CLAIM
-from fedsim.report.report import write_report
+from fedsim.report.grouping import grouped
+from fedsim.report.report import report_page, write_report
 
 PAST_THE_EDGE = """
 [...document.querySelectorAll('body *')]
@@ -123,6 +124,20 @@ def test_a_comparison_counts_its_runs_and_tests_them(pages):
     # What the panels have in common is said once, and nothing of the run that has none.
     assert said.count("holds with 95 % confidence for all audited rounds") == 1
     assert "Leakage beside epsilon, device level" in said
+
+
+def test_what_some_panels_have_in_common_is_said_once_with_their_names(private_run, monkeypatch):
+    notes = {"activity": ["all.", "two."], "uniform": ["all.", "two."], "top": ["all.", "one."]}
+    runs = [
+        replace(private_run, config=deepcopy(private_run.config) | {"selection_label": name})
+        for name in notes
+    ]
+    monkeypatch.setattr(
+        "fedsim.report.report.leakage_notes", lambda run: notes[run.config["selection_label"]]
+    )
+    sections = report_page(grouped(runs), "files").sections
+    (said,) = [section.sentences for section in sections if section.title == "Privacy and leakage"]
+    assert said == ["all.", "activity; uniform: two.", "top: one."]
 
 
 def test_a_refuted_claim_is_the_first_thing_on_the_page(private_run, tmp_path):

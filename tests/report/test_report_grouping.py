@@ -39,6 +39,22 @@ def test_options_of_privacy_name_no_run_without_it(private_run):
     ]
 
 
+def test_what_all_private_runs_have_in_common_names_none_of_them(private_run):
+    runs = [
+        changed(private_run, clip_norm=0.5),
+        changed(private_run, clip_norm=0.5, selection_label="uniform"),
+        changed(private_run, dp="none", clip_norm=1.0),
+        changed(private_run, dp="none", clip_norm=0.5, seed=1),
+    ]
+    groups = grouped(runs)
+    assert [group.label for group in groups] == [
+        "activity, dp device",
+        "uniform, dp device",
+        "activity, dp none",
+    ]
+    assert len(groups[2].runs) == 2, "a clip norm that nobody clips to sets no seed apart"
+
+
 def test_groups_keep_the_order_in_which_they_were_named(private_run):
     runs = [changed(private_run, selection_label=name) for name in ("top", "activity", "sqrt")]
     assert [group.label for group in grouped(runs)] == ["top", "activity", "sqrt"]
