@@ -40,10 +40,6 @@ PEOPLE_SEED = 0
 """Seed of the people: who is generated, who is dealt what, what is held out."""
 
 
-URI = "MLFLOW_TRACKING_URI"
-"""Where MLflow keeps its runs, unless the working folder is meant."""
-
-
 def check_options(options: RunOptions) -> None:
     """Refuse whatever can be refused before a corpus is read.
 
@@ -158,11 +154,6 @@ def tracker_of(options: RunOptions) -> "Tracker | None":
         find_spec(options.tracker) is not None,
         f"tracker is {options.tracker!r}, which is not installed; pip install "
         "tensorboard, or mlflow-skinny",
-    )
-    require(
-        options.tracker != "mlflow" or options.engine != "flower" or URI in os.environ,
-        f"tracker is 'mlflow', whose store Flower's processes would look up from folders of their "
-        f"own; name one in ${URI}",
     )
     from fedsim.tracking import MLflow, TensorBoard
 

@@ -1,5 +1,6 @@
 """A run on Flower's runtime, in processes of its own, is the run it would be in this process."""
 
+import json
 import os
 import signal
 import subprocess
@@ -62,6 +63,36 @@ def test_two_rounds_on_ray_equal_those_of_the_local_engine(tmp_path, monkeypatch
     there = load_run("there")
     assert_same_rounds(there, here)
     assert without_engine(there.config) == without_engine(here.config)
+
+
+@needs_ray
+@pytest.mark.slow
+def test_tensorboard_shows_a_run_on_ray_beside_its_record(tmp_path, monkeypatch):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    out = tmp_path / "run"
+    words = ["--tracker", "tensorboard", "--out", str(out)]
+    assert main(["run", "--engine", "flower", *SMALL, *words]) == 0
+    shown = accumulator.EventAccumulator(str(out / "tensorboard")).Reload()
+    points = [(point.step, point.value) for point in shown.Scalars("train_loss")]
+    losses = [(line["round"], pytest.approx(line["train_loss"])) for line in load_run(out).rounds]
+    assert points == losses
+
+
+@needs_ray
+@pytest.mark.slow
+def test_mlflow_shows_a_run_on_ray_in_a_store_of_the_working_folder(tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "--engine", "flower", *SMALL, "--tracker", "mlflow", "--out", "run"]) == 0
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    found = client.get_run(json.loads(Path("run/mlflow.json").read_text())["run_id"])
+    assert found.info.status == "FINISHED"
+    points = client.get_metric_history(found.info.run_id, "train_loss")
+    losses = [(line["round"], line["train_loss"]) for line in load_run("run").rounds]
+    assert [(point.step, point.value) for point in points] == losses
 
 
 @needs_ray
