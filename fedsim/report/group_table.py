@@ -5,6 +5,7 @@ corpus and setting with a paired test, and what was claimed and measured of priv
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,8 @@ def group_table(groups: Sequence[Group]) -> Table:
         family = sum(other is first for other in firsts) - 1
         rows.append(_row(group, first, max(1, family)))
     shown = [c for c in _COLUMNS if any(row.get(c.key) not in (None, "") for row in rows)]
+    if _several(groups):
+        shown = [replace(column, best="") for column in shown]
     return Table(
         columns=shown,
         rows=rows,
@@ -60,6 +63,11 @@ def _first(groups: Sequence[Group], group: Group) -> Group:
     """The first row of the same corpus and setting."""
     own = _corpus(group)
     return next(g for g in groups if (g.setting, _corpus(g)) == (group.setting, own))
+
+
+def _several(groups: Sequence[Group]) -> bool:
+    """Whether rows are about different data."""
+    return len({_corpus(group) for group in groups}) > 1
 
 
 def _corpus(group: Group) -> str:
@@ -93,13 +101,15 @@ def _spent(group: Group, key: str) -> float | None:
 def _caption(groups: Sequence[Group]) -> str:
     run = groups[0].runs[0]
     seeds = {one.config["seed"] for group in groups for one in group.runs}
-    names = list(dict.fromkeys(g.runs[0].start["population"] for g in groups))
+    starts = [group.runs[0].start for group in groups]
+    names = dict.fromkeys(start["population"] for start in starts)
+    sizes = dict.fromkeys(f"{start['test_examples']:,}" for start in starts)
     options = options_of(run)
     model = f", {options['model']}" if "model" in options else ""
     count = len(seeds)
     return (
         f"Runs on {', '.join(names)}{model}, {count} seed{'s' if count != 1 else ''}; figures on "
-        f"{run.start['test_examples']:,} test utterances, of the last measured round."
+        f"{' or '.join(sizes)} test utterances, of the last measured round."
     )
 
 
@@ -107,7 +117,12 @@ def _notes(groups: Sequence[Group], shown: set[str]) -> list[str]:
     several = any(len(group.runs) > 1 for group in groups)
     spread = " ± half of the 95 % interval (Student t)" if several else ""
     found = [f"Means over seeds{spread}." if several else "One seed says nothing about chance."]
-    if len(groups) > 1:
+    if _several(groups):
+        found.append(
+            "Rows on different data are about different people and test utterances: what differs "
+            "between them is no effect of an option, and no best row is marked."
+        )
+    elif len(groups) > 1:
         found.append("In bold: the best mean of its column, whether or not it differs by chance.")
     if "error_change" in shown:
         found.append(_test(groups, "p" in shown))

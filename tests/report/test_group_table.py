@@ -78,9 +78,12 @@ def test_one_seed_without_a_claim_is_told_that_it_says_nothing_about_chance(plai
 
 def test_other_data_are_another_baseline(private_run):
     other = made(private_run, "uniform", 0, 0.3)
-    other = replace(other, start=other.start | {"fingerprint": "f"})
+    other = replace(other, start=other.start | {"fingerprint": "f", "test_examples": 9})
     found = group_table(grouped([made(private_run, "activity", 0, 0.5), other]))
     assert all("error_change" not in row for row in found.rows)
+    assert "**" not in found.markdown()
+    assert "Rows on different data" in found.notes[1]
+    assert f"{private_run.start['test_examples']:,} or 9 test utterances" in found.caption
 
 
 def test_a_refuted_claim_is_said(private_run):
