@@ -58,7 +58,7 @@ def width_of(column: tuple[Column, list[str]]) -> int:
     """Characters that a column takes in a Markdown table."""
     bold = len("****")
     cells = (len(text) + bold * isinstance(text, Bold) for text in column[1])
-    return max(len(column[0].title), *cells)
+    return max([len(column[0].title), *cells])
 
 
 def _shown(column: Column, value: Any) -> str:

@@ -154,7 +154,7 @@ def _escaped(character: str) -> str:
         return " "
     if character.isascii() and character.isprintable():
         return character
-    letter, *marks = unicodedata.normalize("NFD", character)
+    letter, *marks = list(unicodedata.normalize("NFD", character))
     if len(marks) == 1 and letter.isascii() and marks[0] in _ACCENTS:
         return rf"\{_ACCENTS[marks[0]]}{{{letter}}}"
     return f"[U+{ord(character):04X}]"

@@ -116,6 +116,13 @@ def test_a_lone_value_is_not_the_best_of_anything():
     assert "**" not in Table(columns=columns, rows=[{"who": "a", "eps": 2.0}]).markdown()
 
 
+def test_a_table_without_rows_is_its_titles():
+    # Of a run on data without test examples, no round is measured.
+    table = Table(columns=COLUMNS, rows=[])
+    assert len(table.markdown().splitlines()) == 2
+    assert table.latex().count(r" \\") == 1
+
+
 def test_save_writes_tables_and_each_figure_as_png_and_svg(tmp_path):
     def draw() -> Figure:
         figure = Figure()
