@@ -284,6 +284,16 @@ def test_a_policy_whose_rates_depend_on_what_was_released_is_refused():
         selective.plan(3, 1, second, seed=0)
 
 
+def test_activity_that_was_not_announced_is_refused():
+    """Else whoever reports activity could let it depend on what was released."""
+    private = PrivateAggregation(FedAvg(), DeviceLevel(noise_multiplier=1.0, delta=1e-3))
+    selective = Selective(private, UniformSelection(cohort=4))
+    selective.prepare([ACTIVITY], [2])
+    selective.plan(1, 0, ACTIVITY, seed=0)
+    with pytest.raises(ConfigError, match="that of no period that was announced"):
+        selective.plan(2, 0, ACTIVITY + 1, seed=0)
+
+
 def test_run_stops_before_its_budget_is_exceeded():
     def rounds_run(budget):
         private = DeviceLevel(noise_multiplier=1.0, delta=1e-3, run_budget=budget)
