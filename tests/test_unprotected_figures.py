@@ -106,7 +106,11 @@ CASES = {
     "retirement": (RETIRING, FedAvg, ACTIVE),
     "stopping": (STOPPING, lambda: FedAvgM(server_momentum=0.5), ACTIVE),
     "calibrated": (TARGET, lambda: FedProx(proximal_mu=0.1), ACTIVE),
-    "public": (PUBLIC, FedAvg, PublicScale(policy=ActivitySelection(cohort=4, cap=0.5), scale=0.02)),
+    "public": (
+        PUBLIC,
+        FedAvg,
+        PublicScale(policy=ActivitySelection(cohort=4, cap=0.5), scale=0.02),
+    ),
 }
 
 
@@ -194,7 +198,10 @@ TRAINING = [
 def test_what_trains_does_not_know_the_rooms_that_measure(path):
     tree = ast.parse(path.read_text())
     imported = [
-        alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
     ]
     imported += [
         f"{node.module}.{alias.name}"
