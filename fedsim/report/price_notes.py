@@ -106,12 +106,15 @@ def _advice(rows: Sequence[Priced], settings: Sequence[str]) -> str:
     uniform = _uniform(rows, setting)
     if uniform is None or _best(rows, setting) is None:
         return ""
-    verdicts = {each: _verdict(rows, each) for each in settings}
-    verdicts = {each: verdict for each, verdict in verdicts.items() if verdict}
+    found = {each: _verdict(rows, each) for each in settings}
+    verdicts = {each: verdict for each, verdict in found.items() if verdict is not None}
     if len(set(verdicts.values())) == 1:
-        text = f"So {verdicts[setting]}"
+        text = f"So {': '.join(verdicts[setting])}"
+    elif len({what for what, _ in verdicts.values()}) == 1:
+        reasons = "; ".join(f"{why} ({each})" for each, (_, why) in verdicts.items())
+        text = f"So {verdicts[setting][0]}: {reasons}"
     else:
-        text = "So " + "; ".join(f"{verdict} ({each})" for each, verdict in verdicts.items())
+        text = "So " + "; ".join(f"{': '.join(both)} ({each})" for each, both in verdicts.items())
     active = _found(rows, setting, "activity", "epsilon")
     mild = min(_favouring(rows, setting), key=lambda row: row.effective_noise, default=None)
     if mild is not None and active is not None and mild.effective_noise < active.effective_noise:
@@ -130,26 +133,27 @@ def _advice(rows: Sequence[Priced], settings: Sequence[str]) -> str:
     return f"{text}."
 
 
-def _verdict(rows: Sequence[Priced], setting: str) -> str:
-    """Whom to draw in a setting, and how sure that is."""
+def _verdict(rows: Sequence[Priced], setting: str) -> tuple[str, str] | None:
+    """Whom to draw in a setting, and why."""
     uniform, best = _uniform(rows, setting), _best(rows, setting)
     if uniform is None or best is None:
-        return ""
+        return None
     gain = _gain(best, uniform, len(_at_equal_epsilon(rows, setting)) - 1)
     if best is not uniform and gain is not None and gain.low is not None and gain.low > 0:
         return (
-            f"draw by {_named(best)}, {_points(gain)} points more accurate at the same epsilon for "
-            "the worst device"
+            f"draw by {_named(best)}",
+            f"{_points(gain)} points more accurate at the same epsilon for the worst device",
         )
-    text = "draw uniformly with equal weights where privacy is claimed for every device: "
     if best is uniform:
-        return f"{text}nothing measured is more accurate at the same epsilon for the worst"
-    if gain is None or gain.low is None:
-        return f"{text}a single seed shows no policy to be more accurate at the same epsilon"
-    return (
-        f"{text}nothing is measurably more accurate at the same epsilon for the worst "
-        f"({_named(best)}: {_points(gain)} points)"
-    )
+        why = "nothing measured is more accurate at the same epsilon for the worst"
+    elif gain is None or gain.low is None:
+        why = "a single seed shows no policy to be more accurate at the same epsilon"
+    else:
+        why = (
+            "nothing is measurably more accurate at the same epsilon for the worst "
+            f"({_named(best)}: {_points(gain)} points)"
+        )
+    return "draw uniformly with equal weights where privacy is claimed for every device", why
 
 
 def _points(gain: Estimate) -> str:

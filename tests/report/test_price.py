@@ -59,7 +59,7 @@ def advice(made) -> str:
 
 def test_a_policy_that_is_better_in_every_seed_alike_is_advised():
     found = advice(rows([0.25, 0.26, 0.24]))
-    assert "So draw by activity, cap 0.1 selection with equal weights, +5.0 [+5.0, +5.0]" in found
+    assert "So draw by activity, cap 0.1 selection with equal weights: +5.0 [+5.0, +5.0]" in found
 
 
 def test_a_better_mean_that_may_be_chance_is_told_with_its_interval_and_not_advised():
@@ -86,6 +86,10 @@ def test_settings_that_fall_differently_are_both_told():
     found = advice([*rows([0.1] * 3), *rows([0.25, 0.26, 0.24], setting="continual")])
     static, continual = found.index("(static)"), found.index("(continual)")
     assert found.index("draw uniformly") < static < found.index("draw by activity, cap") < continual
+    reasons = advice([*rows([0.1] * 3), *rows([0.16, 0.30, 0.20], setting="continual")])
+    assert reasons.count("draw uniformly") == 1
+    assert "nothing measured is more accurate at the same epsilon for the worst (static)" in reasons
+    assert reasons.index("nothing is measurably more accurate") < reasons.index("(continual)")
     alike = advice([*rows([0.1] * 3), *rows([0.1] * 3, setting="continual")])
     assert alike.count("draw uniformly") == 1 and "(static)" not in alike
 
