@@ -43,11 +43,13 @@ class Exposed:
       group: of the same options, one run a seed; each with a panel.
       privacy: what is protected, and how.
       noise: noise multiplier; 0 clips alone, None is without privacy.
+      whole: the same training on all data, without a panel, where it was run.
     """
 
     group: Group
     privacy: Privacy
     noise: float | None = None
+    whole: Group | None = None
 
     @property
     def place(self) -> tuple[str, str]:
@@ -112,6 +114,7 @@ class Exposed:
             "noise_multiplier": self.noise or None,
             "seeds": len(self.group.runs),
             "intent_accuracy": self.accuracy,
+            "accuracy_without_panel": None if self.whole is None else self.whole.final(ACCURACY),
             "epsilon": self.epsilon,
             "epsilon_audit_low": bound,
             "epsilon_claim": claim,
@@ -178,6 +181,7 @@ _COLUMNS = (
     Column("privacy", "privacy", label=True),
     Column("noise_multiplier", "sigma", "number", label=True),
     Column("intent_accuracy", "intent acc. %", "percent"),
+    Column("accuracy_without_panel", "without panel %", "percent"),
     Column("epsilon", "eps claimed", "number"),
     Column("epsilon_audit_low", "eps audited", "number"),
     Column("epsilon_claim", "comparable claim", "number"),
