@@ -57,11 +57,14 @@ class Exposed:
         return self.group.setting, self.group.selection
 
     @property
+    def way(self) -> str:
+        """The way to be private."""
+        return "clipping alone" if self.noise == 0 else self.privacy
+
+    @property
     def label(self) -> str:
         """The way to be private and its noise."""
-        if self.noise is None:
-            return self.privacy
-        return f"{self.privacy}, sigma {self.noise:g}" if self.noise else "clipping alone"
+        return f"{self.way}, sigma {self.noise:g}" if self.noise else self.way
 
     @property
     def epsilon(self) -> float:
@@ -110,7 +113,7 @@ class Exposed:
         found: dict[str, Any] = {
             "setting": self.group.setting,
             "selection": f"{self.group.selection} selection",
-            "privacy": self.privacy if self.noise != 0 else "clipping alone",
+            "privacy": self.way,
             "noise_multiplier": self.noise or None,
             "seeds": len(self.group.runs),
             "intent_accuracy": self.accuracy,

@@ -18,6 +18,9 @@ from fedsim.report.statistics import Estimate, estimate
 GONE, LEFT, OPEN, NOTHING = "gone", "left", "open", "nothing"
 """Most of what leaks without privacy is gone, is left, may be either; or nothing leaks."""
 
+FALLEN = 0.05
+"""Intent accuracy lost since the best round from which on a reader is told."""
+
 
 def caption(rows: Sequence[Exposed]) -> str:
     """What was run."""
@@ -144,7 +147,7 @@ def _place(own: Sequence[Exposed], places: int) -> str:
     plain, loose, one = own[0], loosest(own), verdict(own, places)
     text = (
         f"{', '.join(plain.place).capitalize()} selection: without privacy the AUC is "
-        f"{_interval(plain.auc())} at {_percent(plain.accuracy)} % intent accuracy"
+        f"{_interval(plain.auc())} at {_percent(plain.accuracy)} % intent accuracy{_fallen(plain)}"
     )
     if loose is None:
         return f"{text}."
@@ -169,6 +172,15 @@ def _place(own: Sequence[Exposed], places: int) -> str:
             f"(round {stop[0]:.3g}), has an AUC of {stop[1]:.3f}."
         )
     return text
+
+
+def _fallen(row: Exposed) -> str:
+    """What is said where the last model is much less accurate than an earlier one was."""
+    curves = [measured(run, ACCURACY)[1] for run in row.group.runs]
+    best, last = np.mean([(max(values), values[-1]) for values in curves], axis=0).tolist()
+    if best - last < FALLEN:
+        return ""
+    return f" ({100 * best:.1f} % at best; what is attacked here is the last model)"
 
 
 def _judged(own: Sequence[Exposed], places: int) -> str:
@@ -226,12 +238,13 @@ def _difference(one: Estimate, other: Estimate) -> tuple[float, float]:
 
 def _recorded(rows: Sequence[Exposed]) -> list[str]:
     """What the records say of panels and bounds, with the ways to be private that it is said of."""
-    ways = dict.fromkeys(row.privacy for row in rows)
+    # Without noise nothing is claimed, so rows that clip alone are a way of their own.
+    ways = dict.fromkeys(row.way for row in rows)
     said: dict[str, set[str]] = {}
     for row in rows:
         for run in row.group.runs:
             for note in run.start["probes"]["Leakage"]["notes"]:
-                said.setdefault(note.rstrip("."), set()).add(row.privacy)
+                said.setdefault(note.rstrip("."), set()).add(row.way)
     return [
         f"{note[:1].upper()}{note[1:]}."
         if len(of) == len(ways)

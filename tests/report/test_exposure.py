@@ -147,6 +147,20 @@ def test_without_runs_on_all_data_nothing_is_said_of_what_the_panel_cost():
     assert not [note for note in exposure_table([row(3)]).notes if "panel cost" in note]
 
 
+def test_what_is_said_of_a_claim_names_rows_that_clip_alone_apart():
+    own = [row(3), row(3, 0.0), row(0, 0.2, epsilon=9.0)]
+    for one, note in zip(own, ("no claim", "no claim", "a claim"), strict=True):
+        one.group.runs[0].start["probes"]["Leakage"]["notes"] = [note]
+    said = exposure_table(own).notes
+    assert "none and clipping alone: no claim." in said and "DP-SGD: a claim." in said
+
+
+def test_a_last_model_much_worse_than_an_earlier_one_is_named():
+    own = [row(3, accuracies=(0.2, 0.8, 0.5)), row(0, 0.2, epsilon=9.0)]
+    assert "at 50.0 % intent accuracy (80.0 % at best; what is attacked here" in outcome(own)[1]
+    assert "at best" not in outcome([row(3, accuracies=(0.2, 0.8, 0.78)), own[1]])[1]
+
+
 def test_stopping_as_early_is_compared_at_the_same_accuracy():
     plain, private = row(3), row(0, 0.2, epsilon=9.0, accuracies=(0.1, 0.2, 0.4))
     assert as_accurate(plain, private) == (2, pytest.approx(0.6))
