@@ -42,8 +42,8 @@ def per_round(rows: Sequence[Exposed]) -> Figure:
             done = [run.rounds[k]["round"] for k in at]
             above.plot(done, [e.mean for e in found], label=row.label, **style)
             if row.noise is None:
-                ends = [[e.low for e in found], [e.high for e in found]]
-                above.fill_between(done, *ends, color=style["color"], alpha=0.1, linewidth=0)
+                low, high = np.array([(e.low, e.high) for e in found], float).reshape(-1, 2).T
+                above.fill_between(done, low, high, color=style["color"], alpha=0.1, linewidth=0)
             if np.isfinite(row.epsilon):
                 each = [claimed(row, line) for line in run.rounds]
                 below.plot([line["round"] for line in run.rounds], each, **style)
