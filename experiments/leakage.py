@@ -4,7 +4,8 @@ The same training, under uniform and activity-based selection, with all data at 
 period by period ("continual"), without privacy and with it at several noise levels. Every run is
 attacked and audited on the same panel (`fedsim.leakage.Leakage`), so that a row shows accuracy,
 what is claimed, what an audit proves of it, and what membership inference finds. The claim to test:
-that a loose epsilon already removes most practical leakage.
+that a loose epsilon already removes most practical leakage. Training without privacy is run on all
+data too, which says what the panel cost in accuracy.
 
 Few devices a round and many rounds: as much local training spread over cohorts of 32 leaves each
 device so small a part of an average that models leak nothing which a panel of 500 could show. On
@@ -20,7 +21,7 @@ from typing import Any
 from experiments.leakage_rows import rows_of
 from experiments.options import RunOptions
 from experiments.presets import Preset, chosen, chosen_with_seeds, run_options, runs_of
-from fedsim.report.exposure import DEVICE, EDP, EXAMPLE, Privacy, exposure_table
+from fedsim.report.exposure import DEVICE, EDP, EXAMPLE, NONE, Privacy, exposure_table
 from fedsim.report.table import Table
 
 
@@ -99,5 +100,9 @@ def leakage(
     options = preset_options(preset) if options is None else options
     size, each = chosen_with_seeds(PRESETS, preset, seeds, options.seed)
     rows = rows_of(options, size.noise)
-    runs = runs_of(rows, each, out, processes)
-    return exposure_table([row.exposed(own) for row, own in zip(rows, runs, strict=True)])
+    plain = [row for row in rows if row.privacy == NONE]
+    runs = runs_of([*rows, *(row.whole for row in plain)], each, out, processes)
+    whole = dict(zip(plain, runs[len(rows) :], strict=True))
+    return exposure_table(
+        [row.exposed(own, whole.get(row, ())) for row, own in zip(rows, runs, strict=False)]
+    )

@@ -3,7 +3,8 @@
 One row a setting, a selection policy and a way to be private: the same local training without
 privacy, with every example's gradient clipped and no noise, by DP-SGD and by eDP-SGD on the devices
 at several noise levels, and under device-level privacy. All runs of a seed have one panel and one
-throw of its coins, so that their attacks are compared utterance by utterance.
+throw of its coins, so that their attacks are compared utterance by utterance. What the coins take
+out costs accuracy: the runs without privacy are made once more without a panel.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,21 +43,38 @@ class Row:
         o = self.options
         parts = [o.setting, o.selection, self.privacy.replace(" ", "-")]
         level = [] if self.noise is None else [f"{self.noise:g}"]
+        whole = [] if o.leakage else ["all-data"]
         return Cell(
-            name="-".join([*parts, *level, f"seed{seed}"]),
+            name="-".join([*parts, *level, *whole, f"seed{seed}"]),
             options=replace(o, seed=seed),
         )
 
-    def exposed(self, runs: Sequence[Run]) -> Exposed:
-        """The row's finished runs."""
-        config = runs[0].config
-        group = Group(
+    @property
+    def whole(self) -> "Row":
+        """The same training on all data: no panel, no coins, no attack."""
+        return replace(self, options=replace(self.options, leakage=False, leakage_every=1))
+
+    def exposed(self, runs: Sequence[Run], whole: Sequence[Run] = ()) -> Exposed:
+        """The row's finished runs.
+
+        Args:
+          runs: with a panel.
+          whole: those of `self.whole`, where they were made.
+        """
+        return Exposed(
+            group=self._group(runs),
+            privacy=self.privacy,
+            noise=self.noise,
+            whole=self._group(whole) if whole else None,
+        )
+
+    def _group(self, runs: Sequence[Run]) -> Group:
+        return Group(
             setting=self.options.setting,
             selection=self.options.selection,
-            weighting=config["weighting"],
+            weighting=runs[0].config["weighting"],
             runs=runs,
         )
-        return Exposed(group=group, privacy=self.privacy, noise=self.noise)
 
 
 def rows_of(options: RunOptions, noise: Mapping[Privacy, Sequence[float]]) -> list[Row]:

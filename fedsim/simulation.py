@@ -198,10 +198,11 @@ class Simulation:
         """The grid of this process."""
         if self.engine == "local":
             return LocalGrid(app, devices=people.devices, workers=workers)
+        alone = None if isinstance(trainer, LocalTrainer) else type(trainer or app).__name__
         require(
-            trainer is not None and runtime is None,
+            alone is None and runtime is None,
             "engine is 'batched', but "
-            + ("a ClientApp trains one device at a time" if trainer is None else "nodes train")
+            + (f"a {alone} trains one device at a time" if alone else "nodes train")
             + "; choose engine 'local'",
         )
         assert trainer is not None

@@ -17,7 +17,7 @@ memorised name gives away where the mean would hide it.
 """
 
 import numpy as np
-from scipy.special import log_ndtr, logsumexp
+from scipy.special import log_ndtr
 
 from fedsim.errors import require
 
@@ -103,7 +103,7 @@ def rmia(
     """Offline relative attack: share of other examples that are beaten by a factor of `RMIA_GAMMA`.
 
     The ratio of an example is its confidence under the attacked model over its average confidence
-    without that model; it beats another whose ratio is at most 1 / gamma of its own.
+    under other models; it beats another whose ratio is at most 1 / gamma of its own.
 
     Args:
       losses: (n,) of the attacked model.
@@ -125,13 +125,20 @@ def rmia(
     """
     count = _out_models(out)
     mine = np.where(out, np.exp(-reference), 0).sum(0) / count
-    average = ((1 + RMIA_OFFLINE) * mine + 1 - RMIA_OFFLINE) / 2
     # In logarithms: confidences underflow where losses do not.
-    ratio = -losses - np.log(average)
-    without = logsumexp(-others_reference, axis=0) - np.log(len(others_reference))
-    theirs = np.sort(-others - without)
+    ratio = -losses - _log_average(mine)
+    theirs = np.sort(-others - _log_average(np.exp(-others_reference).mean(0)))
     beaten = np.searchsorted(theirs, ratio - np.log(RMIA_GAMMA), side="right")
     return beaten / len(theirs)
+
+
+def _log_average(without: np.ndarray) -> np.ndarray:
+    """Log of the average confidence over models with and without an example, from the latter's.
+
+    The same for examples and for those that they are compared with: otherwise whoever is hard to
+    predict, where the models that know it are guessed to be sure, would beat nobody.
+    """
+    return np.log(((1 + RMIA_OFFLINE) * without + 1 - RMIA_OFFLINE) / 2)
 
 
 def largest_token_losses(losses: np.ndarray, offsets: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ bound is one about whole devices:
     )
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -34,6 +34,7 @@ from fedsim.leakage.panel import Panel
 from fedsim.leakage.panels import activity_groups
 from fedsim.models.joint import JointTagger, Parameters
 from fedsim.population import Examples, Population
+from fedsim.privacy.example_level import ExampleLevel, LocalSteps
 from fedsim.rng import stream
 from fedsim.training import LocalResult, LocalTrainer
 
@@ -161,6 +162,21 @@ class CanaryTrainer:
 
     trainer: LocalTrainer
     canaries: Canaries
+
+    @property
+    def privacy(self) -> ExampleLevel | None:
+        """Example-level privacy of the ordinary devices; canaries are charged like them."""
+        return self.trainer.privacy
+
+    @property
+    def local(self) -> LocalSteps:
+        """How devices go through their examples."""
+        return self.trainer.local
+
+    @property
+    def remarks(self) -> Sequence[str]:
+        """What a reader of the record should know of how ordinary devices train."""
+        return self.trainer.remarks
 
     def train(
         self, parameters: Parameters, *, device: int, period: int, round: int, **server: Any

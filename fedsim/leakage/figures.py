@@ -1,6 +1,6 @@
 """Under which names does a measured panel stand in a round's line?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -16,17 +16,15 @@ def figures_of(
     looks: Sequence[np.ndarray],
     bounds: np.ndarray,
     claims: Sequence[float],
-    others: Mapping[str, np.ndarray],
 ) -> Figures:
-    """Columns of the line, and `leakage/...` beside them.
+    """Columns of the line, and `leakage/...` beside them, of the primary attack.
 
     Args:
-      scores: (m,) of the primary attack.
+      scores: (m,) of the attack.
       member: (m,) bool, how the coins fell.
       looks: (1 + groups,) of (m,) bool: the members present, of the panel and of each group.
       bounds: (1 + groups,) lower bounds on epsilon.
       claims: (1 + groups,) what they are held against.
-      others: attack -> (m,) scores.
     """
     whole, *groups = [success(scores[who], member[who]) for who in looks]
     figures: Figures = {
@@ -39,9 +37,6 @@ def figures_of(
         figures |= {f"leakage/{key}_{name}": v for key, v in {**_main(of), **_more(of)}.items()}
         figures[f"leakage/epsilon_audit_low_{name}"] = float(bounds[k])
         figures[f"leakage/epsilon_claim_at_delta_audit_{name}"] = claims[k]
-    for name, each in others.items():
-        found_by = _main(success(each[looks[0]], member[looks[0]]))
-        figures |= {f"leakage/{key}_by_{name}": value for key, value in found_by.items()}
     return figures
 
 

@@ -32,6 +32,13 @@ def panel_notes(
 
 
 def _cost(panel: Panel, population: Population) -> str:
+    if panel.examples(population).null.all():
+        return (
+            f"leakage is measured on {len(panel):,} canary devices, which hold no words: fair "
+            f"coins let {int(panel.included.sum()):,} of them answer, whenever they are drawn, "
+            "with a step in a direction of their own, and the others with the model that they "
+            "were sent; what that cost in accuracy, a run without them says"
+        )
     total = int(population.starts[-1])
     out = int(panel.excluded(population).sum())
     return (

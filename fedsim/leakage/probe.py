@@ -23,6 +23,7 @@ import numpy as np
 from fedsim.errors import require
 from fedsim.leakage.attacks import by_loss, by_reference
 from fedsim.leakage.audit import Audit, audited_rounds
+from fedsim.leakage.by_group import figures_by_group
 from fedsim.leakage.claims import claimed
 from fedsim.leakage.figures import figures_of
 from fedsim.leakage.losses import Losses
@@ -112,9 +113,12 @@ class Leakage:
         earlier = self._kept.earlier(finished.round)
         if earlier is not None:
             others["earlier"] = by_reference(losses, earlier)
-        each = {name: self.panel.per_member(rows, counted) for name, rows in others.items()}
+        figures = figures_of(scores, member, looks, self.best, claims)
+        for name, rows in others.items():
+            each = self.panel.per_member(rows, counted)
+            figures |= figures_by_group(name, self.panel, each)
         return {
-            **figures_of(scores, member, looks, self.best, claims, each),
+            **figures,
             "delta_audit": self.delta,
             "leakage/bound_exceeds_claim": self.exceeded,
         }

@@ -43,11 +43,13 @@ class Exposed:
       group: of the same options, one run a seed; each with a panel.
       privacy: what is protected, and how.
       noise: noise multiplier; 0 clips alone, None is without privacy.
+      whole: the same training on all data, without a panel, where it was run.
     """
 
     group: Group
     privacy: Privacy
     noise: float | None = None
+    whole: Group | None = None
 
     @property
     def place(self) -> tuple[str, str]:
@@ -55,11 +57,14 @@ class Exposed:
         return self.group.setting, self.group.selection
 
     @property
+    def way(self) -> str:
+        """The way to be private."""
+        return "clipping alone" if self.noise == 0 else self.privacy
+
+    @property
     def label(self) -> str:
         """The way to be private and its noise."""
-        if self.noise is None:
-            return self.privacy
-        return f"{self.privacy}, sigma {self.noise:g}" if self.noise else "clipping alone"
+        return f"{self.way}, sigma {self.noise:g}" if self.noise else self.way
 
     @property
     def epsilon(self) -> float:
@@ -108,10 +113,11 @@ class Exposed:
         found: dict[str, Any] = {
             "setting": self.group.setting,
             "selection": f"{self.group.selection} selection",
-            "privacy": self.privacy if self.noise != 0 else "clipping alone",
+            "privacy": self.way,
             "noise_multiplier": self.noise or None,
             "seeds": len(self.group.runs),
             "intent_accuracy": self.accuracy,
+            "accuracy_without_panel": None if self.whole is None else self.whole.final(ACCURACY),
             "epsilon": self.epsilon,
             "epsilon_audit_low": bound,
             "epsilon_claim": claim,
@@ -186,6 +192,7 @@ _COLUMNS = (
     Column("auc_high", "to", "number"),
     Column("tpr_at_1pct", "TPR at 1 %, %", "share"),
     Column("kept", "left of AUC - 0.5, %", "change"),
+    Column("accuracy_without_panel", "acc. without panel %", "percent"),
     Column("members", "members", "count"),
     Column("non_members", "non-members", "count"),
     Column("seeds", "seeds", "count"),

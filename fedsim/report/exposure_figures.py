@@ -27,7 +27,10 @@ _MARKERS = {EXAMPLE: "s", EDP: "^", DEVICE: "D"}
 
 @in_print_style
 def per_round(rows: Sequence[Exposed]) -> Figure:
-    """AUC of the attack above where it was measured, the first seed's claimed epsilon below."""
+    """AUC of the attack above where it was measured, the first seed's claimed epsilon below.
+
+    The band is the interval of the row without privacy; those of the others are about as wide.
+    """
     places = by_place(rows)
     figure, axes = panels(len(places), height=4.2, rows=2)
     for number, own in enumerate(places):
@@ -35,9 +38,12 @@ def per_round(rows: Sequence[Exposed]) -> Figure:
         for row in own:
             run, style = row.group.runs[0], _style(own, row)
             at = [k for k in range(len(run.rounds)) if row.auc(at=k) is not None]
-            found = [row.auc(at=k) for k in at]
+            found = [e for k in at if (e := row.auc(at=k)) is not None]
             done = [run.rounds[k]["round"] for k in at]
-            above.plot(done, [e.mean for e in found if e is not None], label=row.label, **style)
+            above.plot(done, [e.mean for e in found], label=row.label, **style)
+            if row.noise is None:
+                low, high = np.array([(e.low, e.high) for e in found], float).reshape(-1, 2).T
+                above.fill_between(done, low, high, color=style["color"], alpha=0.1, linewidth=0)
             if np.isfinite(row.epsilon):
                 each = [claimed(row, line) for line in run.rounds]
                 below.plot([line["round"] for line in run.rounds], each, **style)

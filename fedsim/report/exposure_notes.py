@@ -8,14 +8,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fedsim.leakage.success import auc_interval
 from fedsim.report.curves import ACCURACY, figure, measured
-from fedsim.report.exposure import EXAMPLE, Exposed, by_place, kept
+from fedsim.report.exposure import EXAMPLE, Exposed, by_place, kept, mean_of
 from fedsim.report.failures import failure_notes
 from fedsim.report.leakage import refutation
-from fedsim.report.statistics import Estimate
+from fedsim.report.statistics import Estimate, estimate
 
 GONE, LEFT, OPEN, NOTHING = "gone", "left", "open", "nothing"
 """Most of what leaks without privacy is gone, is left, may be either; or nothing leaks."""
+
+FALLEN = 0.05
+"""Intent accuracy lost since the best round from which on a reader is told."""
 
 
 def caption(rows: Sequence[Exposed]) -> str:
@@ -55,16 +59,19 @@ def notes(rows: Sequence[Exposed]) -> list[str]:
         *(f"CLAIM REFUTED, {_named(row)}: {said}." for row, said in found if said is not None),
         *outcome(rows),
         "AUC: of the primary attack, the loss under the untrained model minus that under the "
-        "final one, with its 95 % interval over utterances; 0.5 is guessing. Left of AUC - 0.5: "
-        "what a row has of it over what training without privacy has, same utterances and coins; "
-        f"95 % intervals for all {len(by_place(rows))} settings together. An attacker who trains "
-        "reference models (fedsim.leakage.reference_attack) finds more.",
+        "final one, with its 95 % interval over utterances; 0.5 is guessing. In the continual "
+        "setting an utterance counts from its period on, so that early rounds of the figure rest "
+        "on a part of the panel. Left of AUC - 0.5: what a row has of it over what training "
+        "without privacy has, same utterances and coins; 95 % intervals for all "
+        f"{len(by_place(rows))} settings together. An attacker who trains reference models "
+        "(fedsim.leakage.reference_attack) may find more.",
         _resolution(rows),
         "Eps claimed: of the worst device, or of its worst example, before an observer of the "
         "models. Eps audited: a lower bound that the attack proves, to be held against the "
         "comparable claim alone. Clipping alone: every example's gradient is clipped as in DP-SGD "
         "and no noise is added, so that it shows what clipping does by itself.",
         *_recorded(rows),
+        *_panel_cost(rows),
         *(f"{note[:1].upper()}{note[1:].rstrip('.')}." for note in dict.fromkeys(assumed)),
         *dict.fromkeys(note for run in runs for note in failure_notes(run)),
     ]
@@ -140,7 +147,7 @@ def _place(own: Sequence[Exposed], places: int) -> str:
     plain, loose, one = own[0], loosest(own), verdict(own, places)
     text = (
         f"{', '.join(plain.place).capitalize()} selection: without privacy the AUC is "
-        f"{_interval(plain.auc())} at {_percent(plain.accuracy)} % intent accuracy"
+        f"{_interval(plain.auc())} at {_percent(plain.accuracy)} % intent accuracy{_fallen(plain)}"
     )
     if loose is None:
         return f"{text}."
@@ -167,6 +174,15 @@ def _place(own: Sequence[Exposed], places: int) -> str:
     return text
 
 
+def _fallen(row: Exposed) -> str:
+    """What is said where the last model is much less accurate than an earlier one was."""
+    curves = [measured(run, ACCURACY)[1] for run in row.group.runs]
+    best, last = np.mean([(max(values), values[-1]) for values in curves], axis=0).tolist()
+    if best - last < FALLEN:
+        return ""
+    return f" ({100 * best:.1f} % at best; what is attacked here is the last model)"
+
+
 def _judged(own: Sequence[Exposed], places: int) -> str:
     """The verdict in words; where most may be gone or left, whether anything is."""
     one, loose = verdict(own, places), loosest(own)
@@ -179,9 +195,9 @@ def _judged(own: Sequence[Exposed], places: int) -> str:
 
 def _heavy(rows: Sequence[Exposed]) -> list[str]:
     """Whether heavy devices are more exposed than light ones, without privacy."""
-    parts = []
-    for own in by_place(rows):
-        heavy, light = own[0].auc("heavy"), own[0].auc("light")
+    parts, places = [], by_place(rows)
+    for own in places:
+        heavy, light = (_exposure(own[0], name, len(places)) for name in ("heavy", "light"))
         if heavy is None or light is None:
             continue
         low, high = _difference(heavy, light)
@@ -190,7 +206,23 @@ def _heavy(rows: Sequence[Exposed]) -> list[str]:
             f"{how} ({', '.join(own[0].place)}: {heavy.mean:.3f} against {light.mean:.3f}, "
             f"difference {heavy.mean - light.mean:+.3f} [{low:+.3f}, {high:+.3f}])"
         )
-    return [f"Without privacy heavy devices are exposed {'; '.join(parts)}."] if parts else []
+    together = f"; 95 % intervals for all {len(parts)} settings together" if parts[1:] else ""
+    said = "; ".join(parts)
+    return [f"Without privacy heavy devices are exposed {said}{together}."] if parts else []
+
+
+def _exposure(row: Exposed, name: str, places: int) -> Estimate | None:
+    """AUC in an activity group, a mean over seeds; its interval grows with the places compared."""
+    ends = []
+    for run in row.group.runs:
+        value, members, others = (
+            figure(run.rounds[-1], f"leakage/{key}_{name}")
+            for key in ("auc", "members", "non_members")
+        )
+        if value is None or members is None or others is None:
+            return None
+        ends.append((value, *auc_interval(value, int(members), int(others), 1 - 0.05 / places)))
+    return mean_of(ends)
 
 
 def _difference(one: Estimate, other: Estimate) -> tuple[float, float]:
@@ -206,18 +238,42 @@ def _difference(one: Estimate, other: Estimate) -> tuple[float, float]:
 
 def _recorded(rows: Sequence[Exposed]) -> list[str]:
     """What the records say of panels and bounds, with the ways to be private that it is said of."""
-    ways = dict.fromkeys(row.privacy for row in rows)
+    # Without noise nothing is claimed, so rows that clip alone are a way of their own.
+    ways = dict.fromkeys(row.way for row in rows)
     said: dict[str, set[str]] = {}
     for row in rows:
         for run in row.group.runs:
             for note in run.start["probes"]["Leakage"]["notes"]:
-                said.setdefault(note.rstrip("."), set()).add(row.privacy)
+                said.setdefault(note.rstrip("."), set()).add(row.way)
     return [
         f"{note[:1].upper()}{note[1:]}."
         if len(of) == len(ways)
         else f"{' and '.join(way for way in ways if way in of)}: {note}."
         for note, of in said.items()
     ]
+
+
+def _panel_cost(rows: Sequence[Exposed]) -> list[str]:
+    """What the panel cost in accuracy, where training without privacy was run without one too."""
+    pairs = [(row, row.group.finals(ACCURACY), row.whole) for row in rows if row.whole is not None]
+    parts = []
+    for row, own, whole in pairs:
+        full = whole.finals(ACCURACY)
+        lost = estimate([own[seed] - full[seed] for seed in own.keys() & full], len(pairs))
+        if lost is None:
+            continue
+        ends = ""
+        if lost.low is not None and lost.high is not None:
+            ends = f" [{100 * lost.low:+.1f}, {100 * lost.high:+.1f}]"
+        parts.append(
+            f"{', '.join(row.place)}: {_percent(row.accuracy)} % with the panel, "
+            f"{_percent(whole.final(ACCURACY))} % on all data, {100 * lost.mean:+.1f} points{ends}"
+        )
+    if not parts:
+        return []
+    once = all(len(own) == 1 for _, own, _ in pairs)
+    how = "one seed, so that chance is part of it" if once else "seeds paired"
+    return [f"What the panel cost training without privacy ({how}): {'; '.join(parts)}."]
 
 
 def _resolution(rows: Sequence[Exposed]) -> str:

@@ -50,8 +50,15 @@ def test_every_row_can_be_run_and_has_a_name_of_its_own(preset):
     assert {cell.options.clipping for cell in cells} == {"flat", "edp-sgd"}
 
 
+def attacked(folder):
+    """Folders of runs with a panel, and of those on all data."""
+    paths = sorted((folder / "runs").iterdir())
+    without = [path for path in paths if "-all-data-" in path.name]
+    return [path for path in paths if path not in without], without
+
+
 def test_all_rows_are_attacked_on_the_same_utterances_under_the_same_coins(folder, table):
-    panels = [load_run(path).arrays("panel") for path in sorted((folder / "runs").iterdir())]
+    panels = [load_run(path).arrays("panel") for path in attacked(folder)[0]]
     assert len(panels) == 4 * 5
     for panel in panels:
         assert np.array_equal(panel["rows"], panels[0]["rows"])
@@ -59,6 +66,22 @@ def test_all_rows_are_attacked_on_the_same_utterances_under_the_same_coins(folde
     members = int(panels[0]["included"].sum())
     assert set(column(table, "members")) == {members}
     assert set(column(table, "non_members")) == {len(panels[0]["rows"]) - members}
+
+
+def test_what_the_panel_cost_is_read_off_the_same_training_on_all_data(folder, table):
+    without = [load_run(path) for path in attacked(folder)[1]]
+    assert len(without) == 4
+    recorded = []
+    for run in without:
+        recipe = run.config["recipe"]
+        assert (recipe["leakage"], recipe["dp"], run.start["probes"]) == (False, "none", {})
+        recorded.append(run.rounds[-1]["intent_accuracy"])
+    shown = [e.mean for e in column(table, "accuracy_without_panel") if e is not None]
+    assert sorted(shown) == sorted(recorded)
+    assert [e is not None for e in column(table, "accuracy_without_panel")] == 4 * [
+        privacy == NONE for privacy in column(table, "privacy")[:5]
+    ]
+    assert any(note.startswith("What the panel cost") for note in table.notes)
 
 
 def test_only_noise_makes_a_claim(table):

@@ -158,4 +158,4 @@ def one_run(run: CanaryRun, seed: int = 0) -> Verdict:
         .run(progress=False)
         .rounds[-1]
     )
-    return Verdict(last["epsilon_audit_low"], last["epsilon_max"])
+    return Verdict(last["epsilon_audit_low"], last["epsilon_claim_at_delta_audit"])

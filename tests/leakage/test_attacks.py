@@ -106,6 +106,11 @@ def test_reference_models_beat_the_loss_threshold(models):
         assert success(scores, member).auc > plain.auc + 0.05
 
 
+def average(without):
+    """Pr(x) of the paper, from the losses of models that were trained without the example."""
+    return ((1 + RMIA_OFFLINE) * np.exp(-without).mean() + (1 - RMIA_OFFLINE)) / 2
+
+
 def test_rmia_counts_the_examples_that_are_beaten():
     losses, trained = toy(4)
     usable = (~trained[1:]).sum(0) > 0
@@ -113,13 +118,16 @@ def test_rmia_counts_the_examples_that_are_beaten():
     others, others_reference = losses[0][:60] + 0.1, losses[1:, :60]
     scores = rmia(target, reference, out, others, others_reference)
     for i in range(0, len(target), 25):
-        outside = np.exp(-reference[out[:, i], i]).mean()
-        average = ((1 + RMIA_OFFLINE) * outside + (1 - RMIA_OFFLINE)) / 2
-        mine = np.exp(-target[i]) / average
-        theirs = [
-            np.exp(-others[z]) / np.exp(-others_reference[:, z]).mean() for z in range(len(others))
-        ]
+        mine = np.exp(-target[i]) / average(reference[out[:, i], i])
+        theirs = [np.exp(-others[z]) / average(others_reference[:, z]) for z in range(len(others))]
         assert scores[i] == pytest.approx(np.mean([mine / t >= RMIA_GAMMA for t in theirs]))
+
+
+def test_rmia_sees_that_a_hard_example_has_become_less_hard_than_others_like_it():
+    """A confidence of 0.05 where models without it have 0.01, as the others have under all."""
+    hard = np.full((2, 50), -np.log(0.01))
+    own = -np.log([0.05, 0.01])
+    assert rmia(own, hard[:, :2], np.ones((2, 2), bool), hard[0], hard).tolist() == [1.0, 0.0]
 
 
 def test_an_example_that_every_reference_model_was_trained_on_is_refused():
