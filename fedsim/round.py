@@ -24,6 +24,7 @@ from fedsim.privacy.account import Account
 from fedsim.probes import Observer
 from fedsim.rng import seeded_globals
 from fedsim.schedule import Schedule
+from fedsim.state import set_back
 from fedsim.training.scoring import Scorer
 
 
@@ -90,6 +91,7 @@ class Round:
         for observer in self.observers:
             said = {r.metadata.src_node_id: partial(_said, r, parameters) for r in replies.valid}
             observer.observe(round, period, parameters, said)
+        forget = set_back(self.strategy)
         with seeded_globals(self.seed, "aggregate", round):
             record, _ = self.strategy.aggregate_train(round, replies.heard)
         if record is not None:
@@ -98,6 +100,7 @@ class Round:
             if fault is None:
                 parameters = to_parameters(record, like=parameters)
             else:
+                forget()
                 error = f"{fault}; the model stays as it was"
                 failures.append(Failure(SERVER, "aggregate", error))
         with seeded_globals(self.seed, "evaluate", round):

@@ -8,7 +8,7 @@ code, and does not depend on where a class lives.
 """
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -97,6 +97,37 @@ class StrategyState:
                 StrategyState(own).load_state_dict(value)
             else:
                 setattr(self._strategy, name, value)
+
+
+def set_back(strategy: Strategy) -> Callable[[], None]:
+    """What makes the optimizer inside a strategy forget all that it has assigned since.
+
+    An aggregate that is refused must not live on in moments, or in the model that FedAvgM keeps for
+    itself and steps from. Nothing is copied, so what is changed in place stays changed; Flower's
+    own strategies assign anew.
+
+    Args:
+      strategy: itself the optimizer, or around it.
+
+    Example:
+      >>> from flwr.serverapp.strategy import FedAvgM
+      >>> strategy = FedAvgM(server_momentum=0.9)
+      >>> forget = set_back(strategy)
+      >>> strategy.momentum_vector = [np.full(2, np.inf)]
+      >>> forget()
+      >>> strategy.momentum_vector is None
+      True
+    """
+    while isinstance(inner := getattr(strategy, "strategy", None), Strategy):
+        strategy = inner
+    own = vars(strategy)
+    before = dict(own)
+
+    def forget() -> None:
+        own.clear()
+        own.update(before)
+
+    return forget
 
 
 def _is_configuration(value: Any) -> bool:

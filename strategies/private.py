@@ -187,7 +187,9 @@ class PrivateAggregation(Strategy):
         )
         adaptive = self.mechanism.adaptive
         if adaptive is not None and unclipped is not None:
-            self.clip_norm *= math.exp(-adaptive.rate * (unclipped - adaptive.target))
+            # No fraction is further than 1 from its target; noise on a small cohort's may be.
+            gap = min(1.0, max(-1.0, unclipped - adaptive.target))
+            self.clip_norm *= math.exp(-adaptive.rate * gap)
         parts = (flat + mean).to(flat.dtype).split([p.numel() for p in sent.values()])
         new = {name: part.view_as(sent[name]) for name, part in zip(sent, parts, strict=True)}
         metrics = MetricRecord({self.weighted_by_key: 1.0})

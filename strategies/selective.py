@@ -132,12 +132,13 @@ class Selective(Strategy):
         """
         if self.mechanism is None:
             return None
-        periods = []
+        periods, announced = [], {}
         self._announced = {}
         for activity, count in zip(activities, rounds, strict=True):
             rates, weights = self._rates_and_weights(activity)
-            self._announced[_digest(activity)] = _digest(rates, weights)
+            announced[_digest(activity)] = _digest(rates, weights)
             periods.append((rates, weights, count))
+        self._announced = announced
         return self.strategy.prepare(  # type: ignore[attr-defined]
             periods,
             independent=self.draw == "poisson",
@@ -192,9 +193,15 @@ class Selective(Strategy):
                 weights = weights_of(self.weighting, activity, rates)
             else:
                 weights = bounded_weights(self.weighting, activity, rates, self.mechanism)
-                own = _digest(rates, weights)
+                own, announced = _digest(rates, weights), self._announced
                 require(
-                    self._announced.get(_digest(activity), own) == own,
+                    not announced or _digest(activity) in announced,
+                    "a round's activity is that of no period that was announced before the first "
+                    "round, and nothing covers rates that are made up later; plan with the "
+                    "population that prepare() was given",
+                )
+                require(
+                    not announced or announced[_digest(activity)] == own,
                     f"{type(self.policy).__name__} gives other rates for the same activity than "
                     "before the first round, and nothing covers rates that depend on what was "
                     "released; let rates() be a pure function of activity",

@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM
+from flwr.serverapp.strategy import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedYogi
 
 from clients import NLUClient
 from fedsim import ConfigError, Continual, Population, Simulation, Static
 from fedsim.engine.local import LocalGrid
 from fedsim.engine.replies import NOTHING_HELD_OUT
 from fedsim.models import BiLSTMTagger
+from fedsim.privacy.release import DeviceLevel
 from fedsim.record import model_sha256
-from strategies import ActivitySelection, Selective, UniformSelection
+from strategies import ActivitySelection, PrivateAggregation, Selective, UniformSelection
 
 PEOPLE = Population.load("home", devices=12)
 MODEL = BiLSTMTagger.sized_for(PEOPLE, embedding=4, hidden=8)
@@ -316,6 +317,41 @@ def test_an_aggregate_of_another_shape_leaves_the_model_and_is_a_failure():
     run = simulation(strategy=Selective(Flat(), EVERYONE)).run()
     assert [line["figures"]["failures/aggregate"] for line in run.rounds] == [1, 1]
     assert run.summary["model_sha256"] == run.start["model_sha256"]
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("private", [False, True], ids=["plain", "private"])
+@pytest.mark.parametrize("kind", [FedAvgM, FedAdam, FedAdagrad, FedYogi])
+def test_an_aggregate_that_is_refused_is_as_good_as_none(kind, private):
+    """The oracle: the same optimizer, which has nothing to say in that round."""
+    rate = "server_learning_rate" if kind is FedAvgM else "eta"
+
+    class Silent(kind):
+        def aggregate_train(self, server_round, replies):
+            if server_round == 2:
+                return None, None
+            return super().aggregate_train(server_round, replies)
+
+    class Bursting(kind):
+        def aggregate_train(self, server_round, replies):
+            if server_round == 2:
+                setattr(self, rate, 1e25)
+            return super().aggregate_train(server_round, replies)
+
+    def run(made):
+        own = made(**{"server_momentum": 0.5} if kind is FedAvgM else {}, **{rate: 0.05})
+        if private:
+            own = PrivateAggregation(own, DeviceLevel(noise_multiplier=0.1, delta=1e-3))
+        strategy = Selective(own, EVERYONE)
+        app = misbehaving((), crash)
+        return simulation(strategy=strategy, client=app, schedule=Static(rounds=4)).run()
+
+    burst, silent = run(Bursting), run(Silent)
+    refused = [line["figures"].get("failures/aggregate", 0) for line in burst.rounds]
+    assert refused == [0, 1, 0, 0]
+    assert burst.summary["model_sha256"] == silent.summary["model_sha256"]
+    claims = [[line["epsilon_max"] for line in each.rounds] for each in (burst, silent)]
+    assert claims[0] == claims[1], "what was drawn is charged, whatever becomes of it"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ Two meanings of "neighbouring", which fix S and the denominator:
 
 Adaptive clipping: Andrew et al. 2021, "Differentially private learning with adaptive clipping",
 https://arxiv.org/abs/1905.03871: C follows a quantile of the norms by
-`C <- C exp(-rate (b - target))`, where b is the noised fraction of updates that were *not* clipped.
+`C <- C exp(-rate (b - target))`, where b is the noised fraction of updates that were *not* clipped
+(and b - target is cut to [-1, 1], which noise alone could leave).
 The bit of a device is (b_i - 1/2) w_i / w_max, at most 1/2 in absolute value, so that update and
 bit together cost what the update alone costs at noise multiplier sigma when the update is noised
 with `(sigma^-2 - (2 sigma_b)^-2)^(-1/2)`. A null device has no bit.

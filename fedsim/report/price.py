@@ -46,6 +46,14 @@ class Priced:
         return float(self._last("epsilon_max"))
 
     @property
+    def participation_epsilon(self) -> float:
+        """The same before one who also sees who took part, of the dearest seed: a claim holds in
+        every run, and cohorts differ from seed to seed.
+        """
+        lines = [run.rounds[-1] for run in self.group.runs]
+        return max(float(line["epsilon_participation_max"]) for line in lines)
+
+    @property
     def accuracy(self) -> Estimate | None:
         """Final intent accuracy over seeds."""
         return self.group.final(ACCURACY)
@@ -88,7 +96,7 @@ class Priced:
             "epsilon_heavy": self._last("privacy/epsilon_heavy"),
             "epsilon_median": self._last("epsilon_median"),
             "epsilon_light": self._last("privacy/epsilon_light"),
-            "epsilon_participation_max": self._last("epsilon_participation_max"),
+            "epsilon_participation_max": self.participation_epsilon,
         }
 
     def _last(self, key: str) -> Any:
@@ -127,6 +135,7 @@ def price_table(rows: Sequence[Priced], examples: Sequence[PricedExamples] = ())
     drawings: dict[str, Callable[[], Figure]] = {
         "epsilon-over-activity": partial(_over_activity, rows),
         "accuracy-over-epsilon": partial(_over_epsilon, rows),
+        "accuracy-at-equal-epsilon": partial(_at_equal_epsilon, rows),
     }
     if examples:
         drawings["example-epsilon-over-activity"] = partial(_examples_over_activity, examples)
@@ -157,6 +166,12 @@ def _over_epsilon(rows: Sequence[Priced]) -> "Figure":
     from fedsim.report.price_figures import accuracy_over_epsilon
 
     return accuracy_over_epsilon(rows)
+
+
+def _at_equal_epsilon(rows: Sequence[Priced]) -> "Figure":
+    from fedsim.report.price_figures import accuracy_at_equal_epsilon
+
+    return accuracy_at_equal_epsilon(rows)
 
 
 def _examples_over_activity(rows: Sequence[PricedExamples]) -> "Figure":

@@ -92,10 +92,10 @@ def _who_pays(rows: Sequence[PricedExamples], setting: str) -> str:
     own = [row for row in rows if row.setting == setting and row.held in ("both", "noise")]
     even = min(own, key=lambda row: row.imbalance)
     told = [_told(row) for row in own if row is even or row.selection in ("uniform", "activity")]
-    return (
-        f"At example level and equal noise ({setting}) {'; '.join(told)}: "
-        f"{even.selection} spreads the cost most evenly."
-    )
+    finding = f"{even.selection} spreads the cost most evenly"
+    if even.imbalance == float("inf"):
+        finding = "so few draws reach no median device, and which policy is most even is not seen"
+    return f"At example level and equal noise ({setting}) {'; '.join(told)}: {finding}."
 
 
 def _told(row: PricedExamples) -> str:

@@ -54,7 +54,11 @@ def epsilon_over_activity(rows: Sequence[Priced]) -> Figure:
 
 @in_print_style
 def accuracy_over_epsilon(rows: Sequence[Priced]) -> Figure:
-    """Final accuracy against the worst device's epsilon; filled at equal epsilon."""
+    """Final accuracy against the worst device's epsilon; filled at equal epsilon.
+
+    Intervals over seeds stand at the open points; those of the filled ones, which lie above each
+    other, are in `accuracy_at_equal_epsilon`.
+    """
     settings = list(dict.fromkeys(row.group.setting for row in rows))
     figure, axes = panels(len(settings))
     for panel, setting in zip(axes, settings, strict=True):
@@ -74,6 +78,9 @@ def accuracy_over_epsilon(rows: Sequence[Priced]) -> Figure:
                 style["markerfacecolor"] = "none"
             shown = group.label if row.held != "noise" and group.weighting == "equal" else None
             panel.plot([row.epsilon], [100 * accuracy.mean], label=shown, **style)
+            if row.held == "noise" and accuracy.low is not None and accuracy.high is not None:
+                ends = 100 * accuracy.low, 100 * accuracy.high
+                panel.vlines(row.epsilon, *ends, color=style["color"], linewidth=0.6)
         panel.set_title(setting)
         panel.set_xscale("log")
         panel.set_xlabel("epsilon of the worst device")
@@ -82,6 +89,38 @@ def accuracy_over_epsilon(rows: Sequence[Priced]) -> Figure:
     axes[0].set_ylim(bottom=0)
     legend_above(figure, axes)
     return figure
+
+
+@in_print_style
+def accuracy_at_equal_epsilon(rows: Sequence[Priced]) -> Figure:
+    """Final accuracy of every row at equal epsilon, a line each, with intervals over seeds."""
+    settings = list(dict.fromkeys(row.group.setting for row in rows))
+    equal = [row for row in rows if row.held in ("both", "epsilon") and row.accuracy is not None]
+    names = list(dict.fromkeys(_line(row) for row in equal))
+    figure, axes = panels(len(settings), height=0.9 + 0.16 * len(names))
+    for panel, setting in zip(axes, settings, strict=True):
+        for row in equal:
+            accuracy = row.accuracy
+            if row.group.setting != setting or accuracy is None:
+                continue
+            style, at = point_style(row.group.selection), names.index(_line(row))
+            style["marker"] = MARKERS.get(row.group.variant, style["marker"])
+            panel.plot([100 * accuracy.mean], [at], **style | {"linestyle": "none"})
+            if accuracy.low is not None and accuracy.high is not None:
+                ends = 100 * accuracy.low, 100 * accuracy.high
+                panel.hlines(at, *ends, color=style["color"], linewidth=0.9)
+        panel.set_title(setting)
+        panel.set_xlabel("test intent accuracy (%)")
+        panel.set_xlim(left=0)
+    axes[0].set_yticks(range(len(names)), names)
+    axes[0].set_ylim(len(names) - 0.5, -0.5)
+    return figure
+
+
+def _line(row: Priced) -> str:
+    """What the line of a row is called; equal weights go without saying."""
+    weighting = row.group.weighting
+    return row.group.label if weighting == "equal" else f"{row.group.label}, {weighting}"
 
 
 @in_print_style

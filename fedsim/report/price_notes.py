@@ -40,12 +40,13 @@ def notes(rows: Sequence[Priced], examples: Sequence[PricedExamples] = ()) -> li
     """What to do, in three sentences, then what a reader must know to read the numbers."""
     settings = list(dict.fromkeys(row.group.setting for row in rows))
     first = settings[0]
-    advised = [_price(rows, first), _bought(rows, settings), _advice(rows, first)]
+    advised = [_price(rows, first), _bought(rows, settings), _advice(rows, settings)]
     runs = [run for row in rows for run in row.group.runs]
     lossy = list(dict.fromkeys(note for run in runs for note in failure_notes(run)))
     return [
         *(text for text in advised if text),
         *_cost_of_privacy(rows, first),
+        _spread(rows),
         *example_notes(examples),
         "Equal noise: sigma is such that the noise per coordinate of the mean update, in units of "
         "the clip norm (effective noise, root mean square over rounds), is that of uniform "
@@ -55,7 +56,8 @@ def notes(rows: Sequence[Priced], examples: Sequence[PricedExamples] = ()) -> li
         "the same. Heaviest and lightest: the device with the most and with the least data. "
         "Median: an upper bound of the upper median over all devices, put into order by their "
         "Renyi bounds. All before an observer of the models; who came seen: the worst epsilon "
-        "before one who also sees the cohorts. The server sees raw updates: infinite.",
+        "before one who also sees the cohorts, the largest of the seeds. The server sees raw "
+        "updates: infinite.",
         *_cures(rows, first),
         *_assumptions(rows),
         *lossy,
@@ -72,7 +74,7 @@ def _price(rows: Sequence[Priced], setting: str) -> str:
         f"At equal noise ({setting}) drawing in proportion to activity costs the device that pays "
         f"most{who} an epsilon of "
         f"{active.epsilon:.3g}, {active.epsilon / uniform.epsilon:.1f} times uniform selection's "
-        f"{uniform.epsilon:.3g}, and the median device {middle:.3g}."
+        f"{uniform.epsilon:.3g}, and the median device at most {middle:.3g}."
     )
 
 
@@ -83,10 +85,11 @@ def _bought(rows: Sequence[Priced], settings: Sequence[str]) -> str:
         active = _found(rows, setting, "activity", "epsilon")
         if uniform is None or best is None or active is None:
             continue
-        against = "" if best is uniform else f" against {_percent(uniform.accuracy)} % of uniform"
+        against = "" if best is uniform else f" against uniform's {_percent(uniform.accuracy)} %"
+        mean = " on average" if len(best.group.runs) > 1 else ""
         parts.append(
-            f"{_named(best)} is the most accurate with {_percent(best.accuracy)} %{against}, and "
-            f"activity-based selection with equal weights "
+            f"{_named(best)} is the most accurate{mean} with {_percent(best.accuracy)} %{against}, "
+            f"and activity-based selection with equal weights "
             f"needs {active.effective_noise / uniform.effective_noise:.1f} times the noise and "
             f"reaches {_percent(active.accuracy)} % ({setting})"
         )
@@ -97,25 +100,21 @@ def _bought(rows: Sequence[Priced], settings: Sequence[str]) -> str:
     return f"At an epsilon of {level.epsilon:.3g} for the worst device {'; '.join(parts)}."
 
 
-def _advice(rows: Sequence[Priced], setting: str) -> str:
+def _advice(rows: Sequence[Priced], settings: Sequence[str]) -> str:
     """Draw otherwise than uniformly only where that is measurably better at equal epsilon."""
-    uniform, best = _uniform(rows, setting), _best(rows, setting)
-    if uniform is None or best is None:
+    setting = settings[0]
+    uniform = _uniform(rows, setting)
+    if uniform is None or _best(rows, setting) is None:
         return ""
-    gain = _gain(best, uniform, len(_at_equal_epsilon(rows, setting)) - 1)
-    several = len(uniform.group.runs) > 1
-    if best is not uniform and gain is not None and gain.low is not None and gain.low > 0:
-        text = (
-            f"So draw by {_named(best)}, {100 * gain.mean:.1f} points more accurate at the same "
-            "epsilon for everybody at most"
-        )
+    found = {each: _verdict(rows, each) for each in settings}
+    verdicts = {each: verdict for each, verdict in found.items() if verdict is not None}
+    if len(set(verdicts.values())) == 1:
+        text = f"So {': '.join(verdicts[setting])}"
+    elif len({what for what, _ in verdicts.values()}) == 1:
+        reasons = "; ".join(f"{why} ({each})" for each, (_, why) in verdicts.items())
+        text = f"So {verdicts[setting][0]}: {reasons}"
     else:
-        text = "So draw uniformly with equal weights where privacy is claimed for every device: "
-        text += (
-            "nothing measured is more accurate at the same epsilon for the worst"
-            if several or best is uniform
-            else "a single seed shows no policy to be more accurate at the same epsilon"
-        )
+        text = "So " + "; ".join(f"{': '.join(both)} ({each})" for each, both in verdicts.items())
     active = _found(rows, setting, "activity", "epsilon")
     mild = min(_favouring(rows, setting), key=lambda row: row.effective_noise, default=None)
     if mild is not None and active is not None and mild.effective_noise < active.effective_noise:
@@ -132,6 +131,35 @@ def _advice(rows: Sequence[Priced], setting: str) -> str:
             "times too low under selection by activity"
         )
     return f"{text}."
+
+
+def _verdict(rows: Sequence[Priced], setting: str) -> tuple[str, str] | None:
+    """Whom to draw in a setting, and why."""
+    uniform, best = _uniform(rows, setting), _best(rows, setting)
+    if uniform is None or best is None:
+        return None
+    gain = _gain(best, uniform, len(_at_equal_epsilon(rows, setting)) - 1)
+    if best is not uniform and gain is not None and gain.low is not None and gain.low > 0:
+        return (
+            f"draw by {_named(best)}",
+            f"{_points(gain)} points more accurate at the same epsilon for the worst device",
+        )
+    if best is uniform:
+        why = "nothing measured is more accurate at the same epsilon for the worst"
+    elif gain is None or gain.low is None:
+        why = "a single seed shows no policy to be more accurate at the same epsilon"
+    else:
+        why = (
+            "nothing is measurably more accurate at the same epsilon for the worst "
+            f"({_named(best)}: {_points(gain)} points)"
+        )
+    return "draw uniformly with equal weights where privacy is claimed for every device", why
+
+
+def _points(gain: Estimate) -> str:
+    """A difference of accuracies with its interval, in points."""
+    assert gain.low is not None and gain.high is not None
+    return f"{100 * gain.mean:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
 
 
 def _favouring(rows: Sequence[Priced], setting: str) -> list[Priced]:
@@ -187,6 +215,18 @@ def _cost_of_privacy(rows: Sequence[Priced], setting: str) -> list[str]:
         f"with it at {_percent(uniform.accuracy)} % (uniform selection, {setting}); the untrained "
         f"model has {100 * untrained:.1f} %."
     ]
+
+
+def _spread(rows: Sequence[Priced]) -> str:
+    """What the accuracies say about chance."""
+    if all(len(row.group.runs) == 1 for row in rows):
+        return "Accuracies are of one seed, which says nothing about chance."
+    return (
+        "Accuracies are means over seeds ± half of the 95 % interval (Student t). Seeds vary the "
+        "initial model, the cohorts, the batches and the noise, but neither the people nor the "
+        "test set. Differences in brackets are paired by seed; their intervals are corrected for "
+        "the rows compared within a setting (Bonferroni)."
+    )
 
 
 def _assumptions(rows: Sequence[Priced]) -> list[str]:
@@ -247,4 +287,8 @@ def _named(row: Priced) -> str:
 
 
 def _percent(accuracy: Estimate | None) -> str:
-    return "–" if accuracy is None else f"{100 * accuracy.mean:.1f}"
+    if accuracy is None:
+        return "–"
+    if accuracy.low is None or accuracy.high is None:
+        return f"{100 * accuracy.mean:.1f}"
+    return f"{100 * accuracy.mean:.1f} ± {50 * (accuracy.high - accuracy.low):.1f}"

@@ -93,3 +93,9 @@ def test_the_most_even_policy_is_the_one_whose_worst_device_is_nearest_to_the_me
     assert "log spreads the cost most evenly" in who
     assert "activity selection costs the tenth of devices with least data 0.474" in who
     assert row("top", [0] * 15 + [1] * 5).imbalance == float("inf")
+
+
+def test_where_the_median_device_never_comes_no_policy_is_called_most_even():
+    rare = [0] * 15 + [1] * 5
+    (who, _) = example_notes([row("uniform", rare, "both"), row("activity", rare)])
+    assert "spreads the cost most evenly" not in who and "which policy is most even" in who

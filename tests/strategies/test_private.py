@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import (
     DifferentialPrivacyServerSideFixedClipping,
@@ -15,9 +16,13 @@ from flwr.serverapp.strategy import (
     Krum,
     QFedAvg,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from clients import NLUClient
 from fedsim import ConfigError, Population, Simulation, Static
+from fedsim.engine.cohort import CohortGrid
+from fedsim.engine.flower import quiet, task_identity, to_parameters, to_record
 from fedsim.models import BiLSTMTagger
 from fedsim.privacy import Gaussian, epsilon
 from fedsim.privacy.release import AdaptiveClipping, DeviceLevel
@@ -123,6 +128,69 @@ def test_what_fails_counts_as_the_zero_vector_and_the_denominator_stays():
     np.testing.assert_allclose(moved(run), 0.01 * others.sum() / len(HOLDERS), atol=1e-6)
 
 
+NUMBERS = st.floats(width=32, allow_nan=True, allow_infinity=True)
+REPLY = st.none() | st.lists(NUMBERS, min_size=3, max_size=3)
+"""What a device replies with; None is no reply at all."""
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    adjacency=st.sampled_from(["zero-out", "add-remove"]),
+    weighting=st.sampled_from(["equal", "examples", "inverse-rate"]),
+    held=st.lists(st.integers(0, 60), min_size=4, max_size=4),
+    replies=st.lists(REPLY, min_size=4, max_size=4),
+    cap=st.sampled_from([0.3, 1.0]),
+    chosen=st.integers(0, 3),
+)
+def test_no_device_moves_the_released_model_further_than_its_event_states(
+    adjacency, weighting, held, replies, cap, chosen
+):
+    """One device's content is gone, or the whole device is: replies may be lost or not finite, and
+    weights above the public bound. The noise is the same in both worlds, and drops out."""
+    public = {"weight_cap": cap, "denominator": 3.0, "example_cap": 40, "smallest_rate": 0.5}
+    level = DeviceLevel(
+        clip_norm=0.7,
+        noise_multiplier=1.0,
+        delta=1e-3,
+        adjacency=adjacency,
+        **public if adjacency == "add-remove" else {},
+    )
+
+    def released(activity, said):
+        policy = UniformSelection(cohort=4)
+        if adjacency == "add-remove":
+            policy = PublicScale(policy=policy, scale=1.0)
+        selective = Selective(PrivateAggregation(FedAvg(), level), policy, weighting=weighting)
+        selective.prepare([activity], [1])
+        plan = selective.plan(1, 0, activity, seed=0)
+        sent = to_record({"w": torch.zeros(3, dtype=torch.float64)})
+        with quiet(), task_identity():
+            asked = selective.configure_train(1, sent, ConfigRecord(), CohortGrid(None, plan))
+            came = []
+            for message in asked:
+                update = said[message.metadata.dst_node_id]
+                if update is not None:
+                    arrays = to_record({"w": torch.tensor(update, dtype=torch.float64)})
+                    content = RecordDict({"arrays": arrays, "metrics": MetricRecord()})
+                    came.append(Message(content, reply_to=message))
+            model, _ = selective.aggregate_train(1, came)
+        return plan, to_parameters(model)["w"].numpy()
+
+    here = np.array(held)
+    plan, one = released(here, replies)
+    gone = [None if device == chosen else said for device, said in enumerate(replies)]
+    there = np.where(np.arange(4) == chosen, 0, here) if adjacency == "add-remove" else here
+    other_plan, other = released(there, gone)
+    release = plan.mechanism
+    assert other_plan.mechanism == release
+    planned = release.event(plan.rates, plan.device_weights, independent=True)
+    allowed = release.sensitivity * planned.weights[chosen] * (held[chosen] > 0)
+    moved = np.linalg.norm(one - other) * release.denominator
+    # Rounding grows with the whole, which is noise of the size of the sensitivity.
+    assert moved <= allowed + 1e-12
+    assert planned.noise == level.noise_multiplier
+
+
 def test_round_in_which_everybody_fails_is_noised_all_the_same():
     noisy = DeviceLevel(clip_norm=1.0, noise_multiplier=2.0)
     app = shifting_app(broken=HOLDERS.tolist())
@@ -179,6 +247,17 @@ def test_training_on_devices_goes_through_it():
     noisy = DeviceLevel(clip_norm=0.5, noise_multiplier=0.2, adaptive=AdaptiveClipping())
     run = simulate(PrivateAggregation(FedAdam(eta=0.01), noisy), client=NLUClient(), rounds=2)
     assert np.isfinite(moved(run)).all() and moved(run).any()
+
+
+def test_noise_on_the_clip_bits_alone_does_not_carry_the_clip_norm_away():
+    """Bits this loud would else move it by a factor of e to the 10,000 a round."""
+    loud = DeviceLevel(
+        clip_norm=0.5, noise_multiplier=0.1, adaptive=AdaptiveClipping(bit_noise=1e6)
+    )
+    run = simulate(PrivateAggregation(FedAvg(), loud), rounds=4)
+    norms = [line["figures"]["privacy/clip_norm"] for line in run.rounds]
+    steps = np.abs(np.diff(np.log(norms)))
+    np.testing.assert_allclose(steps, 0.2, rtol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -282,6 +361,16 @@ def test_a_policy_whose_rates_depend_on_what_was_released_is_refused():
     object.__setattr__(policy, "factor", 0.5)
     with pytest.raises(ConfigError, match="Reacting gives other rates for the same activity"):
         selective.plan(3, 1, second, seed=0)
+
+
+def test_activity_that_was_not_announced_is_refused():
+    """Else whoever reports activity could let it depend on what was released."""
+    private = PrivateAggregation(FedAvg(), DeviceLevel(noise_multiplier=1.0, delta=1e-3))
+    selective = Selective(private, UniformSelection(cohort=4))
+    selective.prepare([ACTIVITY], [2])
+    selective.plan(1, 0, ACTIVITY, seed=0)
+    with pytest.raises(ConfigError, match="that of no period that was announced"):
+        selective.plan(2, 0, ACTIVITY + 1, seed=0)
 
 
 def test_run_stops_before_its_budget_is_exceeded():
