@@ -19,9 +19,11 @@ from fedsim.errors import require
 from fedsim.models import JointTagger
 from fedsim.population import Population
 from fedsim.privacy import ExampleLevel
+from fedsim.privacy.rounding import TAU, Precision
 from fedsim.training import LocalTrainer, private_procedures, procedures
 from fedsim.training.backends import BackendName, remarks, require_computes
 from fedsim.training.batches import examples_served
+from fedsim.training.validator import require_precision
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,8 @@ class NLUClient:
         `batch_size` of them on average; devices with fewer take all, devices with none send noise.
       dp_backend: who computes the clipped sums of private steps: "book-keeping", or, to compare
         with, "opacus-hooks" or "opacus-ghost", which clip flat alone.
+      precision: of forward and backward passes, "float32" or "bfloat16"; parameters, losses, norms,
+        clipped sums, noise and updates are in float32 either way.
 
     Example:
       >>> NLUClient(optimizer="adam")
@@ -64,6 +68,7 @@ class NLUClient:
     proximal_mu: float = 0.0
     privacy: ExampleLevel | None = None
     dp_backend: BackendName = "book-keeping"
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "local_epochs", "local_steps"):
@@ -72,6 +77,10 @@ class NLUClient:
         require(
             self.optimizer in OPTIMIZERS,
             f"optimizer is {self.optimizer!r}; choose one of {', '.join(OPTIMIZERS)}",
+        )
+        require(
+            self.precision in TAU,
+            f"precision is {self.precision!r}; choose one of {', '.join(TAU)}",
         )
         rate = self.learning_rate
         require(
@@ -92,8 +101,13 @@ class NLUClient:
             "clip_norm is infinite, and noise in units of it would be too; choose a finite one, "
             "such as 1",
         )
+        require(
+            private is None or private.precision in ("float32", self.precision),
+            f"precision of privacy is not that of the client, {self.precision}; leave it out of "
+            "ExampleLevel, which takes the client's",
+        )
         if private is not None:
-            require_computes(self.dp_backend, private)
+            require_computes(self.dp_backend, replace(private, precision=self.precision))
         else:
             require(
                 self.dp_backend == "book-keeping",
@@ -127,13 +141,15 @@ class NLUClient:
 
         Raises:
           ConfigError: delta is too large for the population, or no noise reaches a target epsilon;
-            under privacy, the model's examples have no gradients of their own.
+            under privacy, the model's examples have no gradients of their own; the model does not
+            compute in the precision.
         """
+        require_precision(model, self.precision)
         rate = self.rate(model)
         trainer = LocalTrainer(
             population=population,
             model=model,
-            procedure=procedures(self.optimizer, model, rate),
+            procedure=procedures(self.optimizer, model, rate, self.precision),
             batch_size=self.batch_size,
             local_epochs=self.local_epochs,
             local_steps=self.local_steps,
@@ -145,7 +161,7 @@ class NLUClient:
         held = np.array([population.activity(period) for period in range(population.periods)])
         # A record has one delta, whatever else the server protects.
         units = max(int(population.counts.sum()), population.devices)
-        sized = self.privacy.sized_for(dict(model.named_parameters()))
+        sized = self.privacy.sized_for(dict(model.named_parameters()), self.precision)
         privacy = sized.resolved(held, units, trainer.local)
         procedure = private_procedures(privacy, model, rate, self.batch_size, self.dp_backend)
         told = remarks(self.dp_backend, model)

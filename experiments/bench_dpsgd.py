@@ -26,6 +26,7 @@ from experiments.bench_result import (
 )
 from experiments.dpsgd_steps import MODELS, OURS, PLAIN, SIZES, TOKENS, peak_bytes, steps_of
 from fedsim.errors import require
+from fedsim.privacy.rounding import TAU, Precision
 
 BUDGETS = {("BiLSTM", 16): 2.0, ("BiLSTM", 64): 1.25, ("transformer", 16): 2.0} | {
     ("transformer", 64): 1.35
@@ -49,6 +50,7 @@ def bench_dpsgd(
     steps: int = 10,
     repeats: int = 3,
     rivals: bool = True,
+    precision: Precision = "float32",
 ) -> Benchmark:
     """Time ordinary and private steps in turns, and read how much memory one of each takes.
 
@@ -58,7 +60,8 @@ def bench_dpsgd(
       threads: numbers of threads; None is one, and all cores.
       steps: timed steps of each, a repeat; of Opacus and the loop at most two.
       repeats: how often all of it is done, with two steps of each to warm up.
-      rivals: whether Opacus and, up to batch 64, the loop take part.
+      rivals: whether Opacus and, up to batch 64, the loop take part; in float32 alone.
+      precision: of forward and backward passes, on both sides; budgets are those of float32.
 
     Raises:
       ConfigError: there is nothing to time, or a model is not known.
@@ -67,23 +70,34 @@ def bench_dpsgd(
         require(value >= 1, f"{name} is {value}; choose 1 or more")
     for model in models:
         require(model in MODELS, f"model is {model!r}; choose from {', '.join(MODELS)}")
+    require(
+        precision == "float32" or not rivals,
+        f"precision is {precision}, in which Opacus and the loop do not take part; "
+        "add --without-rivals",
+    )
     counts = sorted({1, os.cpu_count() or 1}) if threads is None else threads
     cases = [(m, b, t) for t in counts for m in models for b in batch_sizes]
     before, measurements, budgets = torch.get_num_threads(), list[Measurement](), list[Budget]()
     try:
         for model, size, count in cases:
             torch.set_num_threads(count)
-            lines = _measured(model, size, count, steps, repeats, rivals)
+            lines = _measured(model, size, count, steps, repeats, rivals, precision)
             measurements += lines
             budget = BUDGETS.get((model, size))
-            if count == 1 and budget is not None:
+            if count == 1 and budget is not None and precision == "float32":
                 budgets.append(Budget(name=lines[1].name, value=lines[1].ratio, budget=budget))
     finally:
         torch.set_num_threads(before)
     gpu = [Budget(name=name, value=None, budget=most) for name, most in GPU_BUDGETS.items()]
     return Benchmark(
         name="dpsgd",
-        settings={"steps": steps, "repeats": repeats, "tokens": TOKENS, **SIZES},
+        settings={
+            "steps": steps,
+            "repeats": repeats,
+            "tokens": TOKENS,
+            "precision": precision,
+            **SIZES,
+        },
         measurements=measurements,
         budgets=[*budgets, *gpu],
         notes=[
@@ -95,13 +109,20 @@ def bench_dpsgd(
 
 
 def _measured(
-    model: str, size: int, threads: int, steps: int, repeats: int, rivals: bool
+    model: str,
+    size: int,
+    threads: int,
+    steps: int,
+    repeats: int,
+    rivals: bool,
+    precision: Precision,
 ) -> list[Measurement]:
     """All candidates of one case, in turns; the ordinary one first, ours second."""
     seconds: dict[str, list[list[float]]] = {}
     peaks: dict[str, list[int]] = {}
     for _ in range(repeats):
-        candidates = steps_of(model, size, rivals=rivals, naive=rivals and size <= NAIVE_SIZE)
+        naive = rivals and size <= NAIVE_SIZE
+        candidates = steps_of(model, size, rivals=rivals, naive=naive, precision=precision)
         for name, run in candidates.items():
             peaks.setdefault(name, []).append(peak_bytes(run))
             seconds.setdefault(name, []).append([])
@@ -114,6 +135,7 @@ def _measured(
                 if turn >= WARM_UP:
                     seconds[name][-1].append(time.perf_counter() - began)
     where = f"{model}, batch {size}, {threads} thread{'s' if threads > 1 else ''}"
+    where += "" if precision == "float32" else f", {precision}"
     lines = [
         Measurement(
             name=f"{where}: {name}",
@@ -145,5 +167,6 @@ if __name__ == "__main__":
     parser.add_argument("--threads", type=int, nargs="+", help="default: one, and all cores")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--precision", choices=list(TAU), default="float32")
     parser.add_argument("--without-rivals", action="store_false", dest="rivals")
     measure(parser, bench_dpsgd)

@@ -33,6 +33,7 @@ from fedsim.rng import stream
 from fedsim.training import DPSGD, AdamW, LocalProcedure, private_procedures
 from fedsim.training.batches import shuffled, steps_of, tensors
 from fedsim.training.poisson import poisson_batches
+from fedsim.training.precision import in_precision
 from fedsim.training.scoring import Scorer
 
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 20, 32, 2e-3
@@ -199,14 +200,15 @@ class _Training:
     ) -> "_Training":
         """What the options ask for."""
         if options.dp == "none":
-            ordinary = AdamW(losses=model.losses, learning_rate=LEARNING_RATE)
+            losses = in_precision(model.losses, options.precision)
+            ordinary = AdamW(losses=losses, learning_rate=LEARNING_RATE)
             return _Training(procedure=ordinary, batches=_shuffled_batches)
         client = client_of(_bounded(options))
         assert client.privacy is not None
         local = LocalSteps(batch_size=PRIVATE_BATCH_SIZE, local_epochs=epochs)
         examples = len(everything)
         parameters = dict(model.named_parameters())
-        sized = client.privacy.sized_for(parameters)
+        sized = client.privacy.sized_for(parameters, client.precision)
         mechanism = sized.resolved(np.array([examples]), examples, local)
         made = private_procedures(
             mechanism, model, client.rate(model), PRIVATE_BATCH_SIZE, client.dp_backend

@@ -12,6 +12,7 @@ import torch
 from experiments.bench_plain import PlainLSTM, PlainTagger, PlainTransformer
 from fedsim.models import BiLSTMTagger, JointTagger, TransformerTagger
 from fedsim.models.joint import Batch
+from fedsim.privacy.rounding import Precision
 from fedsim.rng import stream, torch_generator
 from fedsim.training.backends import ClippedGradient, backend
 from fedsim.training.dpsgd import DPSGD
@@ -28,7 +29,14 @@ RIVALS = {"Opacus hooks": "opacus-hooks", "Opacus ghost": "opacus-ghost"}
 Step = Callable[[], object]
 
 
-def steps_of(model: str, size: int, *, rivals: bool = True, naive: bool = True) -> dict[str, Step]:
+def steps_of(
+    model: str,
+    size: int,
+    *,
+    rivals: bool = True,
+    naive: bool = True,
+    precision: Precision = "float32",
+) -> dict[str, Step]:
     """Name -> one step; the first is the ordinary one, the second ours.
 
     Args:
@@ -36,10 +44,11 @@ def steps_of(model: str, size: int, *, rivals: bool = True, naive: bool = True) 
       size: examples of the batch.
       rivals: with Opacus's.
       naive: with a loop over single examples.
+      precision: of the passes of the ordinary step and of ours.
     """
     tagger, plain = tagger_and_plain(model)
     batch = batch_of(size)
-    steps = {PLAIN: _ordinary(plain, batch), OURS: _ours(tagger, batch)}
+    steps = {PLAIN: _ordinary(plain, batch, precision), OURS: _ours(tagger, batch, precision)}
     if rivals:
         steps |= {n: private_step(backend(way, tagger), tagger, batch) for n, way in RIVALS.items()}
     if naive:
@@ -116,7 +125,10 @@ def private_step(gradient: ClippedGradient, tagger: JointTagger, batch: Batch) -
     return step
 
 
-def _ordinary(plain: PlainTagger, batch: Batch) -> Step:
+def _ordinary(plain: PlainTagger, batch: Batch, precision: Precision) -> Step:
+    if precision == "bfloat16":
+        # All of it, update included: nothing that is ordinary is faster, `torch.autocast` neither.
+        plain = plain.bfloat16()
     optimizer = torch.optim.SGD(plain.parameters(), lr=0.01)
 
     def step() -> None:
@@ -127,13 +139,14 @@ def _ordinary(plain: PlainTagger, batch: Batch) -> Step:
     return step
 
 
-def _ours(tagger: JointTagger, batch: Batch) -> Step:
+def _ours(tagger: JointTagger, batch: Batch, precision: Precision) -> Step:
     procedure = DPSGD(
         losses=tagger.losses,
         learning_rate=0.01,
         clip_norm=1.0,
         noise_multiplier=1.0,
         physical_size=len(batch["weight"]),
+        precision=precision,
     )
     state = procedure.start(dict(tagger.named_parameters()), stream(0, "bench noise"))
     return lambda: procedure.step(state, batch)

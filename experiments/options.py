@@ -125,6 +125,7 @@ def client_of(options: RunOptions) -> "NLUClient":
         proximal_mu=own,
         privacy=example_level_of(options),
         dp_backend=options.dp_backend,
+        precision=options.precision,
     )
 
 

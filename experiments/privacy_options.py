@@ -93,6 +93,7 @@ def example_level_of(options: "RunOptions") -> "ExampleLevel | None":
         if options.noise_decay is None
         else NoiseDecay.parse(options.noise_decay),
         secure_noise=options.secure_noise,
+        precision=options.precision,
     )
 
 

@@ -44,6 +44,8 @@ class RunOptions:
       optimizer: of the devices.
       local_epochs: passes over what a device holds.
       local_steps: batches a round instead of epochs.
+      precision: of the devices' forward and backward passes; parameters, losses, clipped sums and
+        noise are float32 either way.
       dp: what is private: nothing, each example (DP-SGD on the devices), each device, or both.
       noise_multiplier: noise in units of the clip norm; default 1, without --epsilon.
       clip_norm: largest norm of a device's update (of an example's gradient, with --dp example).
@@ -123,6 +125,7 @@ class RunOptions:
     optimizer: Literal["sgd", "adamw"] = "sgd"
     local_epochs: int = 1
     local_steps: int | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
     dp: Literal["none", "example", "device", "both"] = "none"
     noise_multiplier: float | None = None
     clip_norm: float = 1.0

@@ -207,7 +207,8 @@ def _slot_losses(batch: Batch, packing: Packing, slots: Tensor) -> Tensor:
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Of each label; 0 for -1, where there is no word."""
+    """Of each label, in float32 at least; 0 for -1, where there is no word."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     flat = F.cross_entropy(
         logits.flatten(0, -2), labels.flatten(), ignore_index=-1, reduction="none"
     )

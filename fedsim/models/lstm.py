@@ -8,6 +8,9 @@ sentences that have ended. So does whatever is put on a tape, which wants gradie
 
 Gates are in PyTorch's order (input, forget, cell, output). There is one bias, the sum of
 `nn.LSTM`'s two: their gradients are equal, so training both would only double its step.
+
+In half precision `_Recurrence` multiplies in it, and keeps gates, cells and their gradients in
+float32: they are added up over the whole sentence.
 """
 
 import torch
@@ -52,7 +55,11 @@ def _looped(
     stand_in = None
     if taping():
         # Pre-activations are overwritten by the gates: this takes their gradient, and no memory.
-        stand_in = words.new_zeros(()).expand(*words.shape[:-1], 4 * hidden).requires_grad_()
+        stand_in = (
+            words.new_zeros((), dtype=_kept_type(words))
+            .expand(*words.shape[:-1], 4 * hidden)
+            .requires_grad_()
+        )
     states, inputs = _Recurrence.apply(
         words.flatten(0, -3),
         weight_ih.flatten(0, -3),
@@ -114,11 +121,13 @@ class _Recurrence(torch.autograd.Function):
         for part in (doubled, start):
             part.narrow(1, 2 * hidden, hidden).mul_(2)
         doubled, start = doubled.transpose(1, 2), start.unsqueeze(1)
-        minus_one = words.new_full((), -1.0)
+        kept_type = _kept_type(words)
+        minus_one = words.new_full((), -1.0, dtype=kept_type)
         inputs = words.new_zeros(directions, n, width + hidden)
         inputs[..., :width] = words
-        gates = words.new_empty(directions, n, 4 * hidden)
-        memory = words.new_empty(3, directions, n, hidden)  # cells, their tanh, states
+        gates = words.new_empty(directions, n, 4 * hidden, dtype=kept_type)
+        # Cells, their tanh, states.
+        memory = words.new_empty(3, directions, n, hidden, dtype=kept_type)
         h = c = None
         for x, a, kept in zip(
             inputs.split(steps, 1), gates.split(steps, 1), memory.split(steps, 2), strict=True
@@ -127,7 +136,10 @@ class _Recurrence(torch.autograd.Function):
             count = a.shape[1]
             if h is not None:
                 x[..., width:] = h[:, :count]
-            torch.baddbmm(start, x, doubled, out=a)
+            if a.dtype == x.dtype:
+                torch.baddbmm(start, x, doubled, out=a)
+            else:
+                a.copy_(torch.baddbmm(start, x, doubled))
             a.sigmoid_()
             i, f, g, o = a.split(hidden, 2)
             torch.add(minus_one, g, alpha=2, out=g)
@@ -141,7 +153,7 @@ class _Recurrence(torch.autograd.Function):
         ctx.save_for_backward(inputs, gates, memory, weight)
         ctx.steps = steps
         ctx.mark_non_differentiable(inputs)
-        return memory[2], inputs
+        return memory[2].to(words.dtype), inputs
 
     @staticmethod
     @once_differentiable
@@ -155,7 +167,7 @@ class _Recurrence(torch.autograd.Function):
         scratch = gates.new_empty(len(gates), max(steps, default=0), 4 * hidden)
         parts = list(
             zip(
-                grad.split(steps, 1),
+                grad.to(gates.dtype).split(steps, 1),
                 gates.split(steps, 1),
                 memory.split(steps, 2),
                 delta.split(steps, 1),
@@ -188,15 +200,20 @@ class _Recurrence(torch.autograd.Function):
             torch.ops.aten.tanh_backward.grad_input(dg, g, grad_input=into[2])
             for slope_of, gate, out in ((di, i, into[0]), (df, f, into[1]), (do, o, into[3])):
                 torch.ops.aten.sigmoid_backward.grad_input(slope_of, gate, grad_input=out)
-            torch.bmm(d, weight, out=s)
+            torch.bmm(d.to(weight.dtype), weight, out=s)
             dh = s[..., width:]
         gradients = [slope[..., :width], None, None, None, None, None]
         if ctx.needs_input_grad[4]:
             gradients[4] = delta
         if ctx.needs_input_grad[1]:
-            both = torch.bmm(delta.transpose(1, 2), inputs)
-            gradients[1:4] = both[..., :width], both[..., width:], delta.sum(1)
+            both = torch.bmm(delta.to(inputs.dtype).transpose(1, 2), inputs)
+            gradients[1:4] = both[..., :width], both[..., width:], delta.sum(1).to(inputs.dtype)
         return tuple(gradients)
+
+
+def _kept_type(words: Tensor) -> torch.dtype:
+    """Of gates and cells."""
+    return torch.promote_types(words.dtype, torch.float32)
 
 
 def _add_first(grad: Tensor, later: Tensor) -> Tensor:

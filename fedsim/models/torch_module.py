@@ -102,7 +102,8 @@ def _losses(intents: Tensor, slots: Tensor, batch: Batch) -> Tensor:
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Of each label; 0 for -1, where there is no word."""
+    """Of each label, in float32 at least; 0 for -1, where there is no word."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     chosen = logits.log_softmax(-1).gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
     return torch.where(labels < 0, 0.0, -chosen)
 

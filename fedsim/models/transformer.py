@@ -85,8 +85,7 @@ class TransformerTagger(JointTagger):
             part.unflatten(-1, (self.heads, -1)).transpose(-3, -2) for part in qkv.chunk(3, dim=-1)
         )
         mask = visible[..., None, None, :]
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        mixed = mixed.transpose(-3, -2).flatten(-2)
+        mixed = _attention(q, k, v, mask).transpose(-3, -2).flatten(-2)
         return _linear(mixed, p[f"mix_weight_{layer}"], p[f"mix_bias_{layer}"])
 
     def _feed(self, p: Parameters, layer: int, states: Tensor) -> Tensor:
@@ -113,11 +112,23 @@ def _norm(parameters: Parameters, name: str, states: Tensor) -> Tensor:
     return output.unflatten(-2, states.shape[-3:-1])
 
 
+def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """Values mixed, (..., heads, tokens, width) each."""
+    if q.dtype == torch.bfloat16 and q.device.type == "cpu":
+        # Several times as fast: PyTorch's backward pass for processors is slow in bfloat16.
+        wide = q.float(), k.float(), v.float()
+        return F.scaled_dot_product_attention(*wide, attn_mask=mask).to(q.dtype)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
 def _sinusoids(tokens: int, width: int, like: Tensor) -> Tensor:
     """Position codes (tokens, width) of Vaswani et al. 2017, section 3.5."""
-    place = torch.arange(tokens, dtype=like.dtype, device=like.device).unsqueeze(1)
+    # An angle of many turns has none of them right in half precision.
+    kind = torch.promote_types(like.dtype, torch.float32)
+    place = torch.arange(tokens, dtype=kind, device=like.device).unsqueeze(1)
     rate = torch.exp(
-        torch.arange(0, width, 2, dtype=like.dtype, device=like.device)
+        torch.arange(0, width, 2, dtype=kind, device=like.device)
         * (-torch.log(torch.tensor(10_000.0)).item() / width)
     )
-    return torch.stack([torch.sin(place * rate), torch.cos(place * rate)], dim=-1).flatten(-2)
+    angle = place * rate
+    return torch.stack([torch.sin(angle), torch.cos(angle)], dim=-1).flatten(-2).to(like.dtype)

@@ -12,7 +12,8 @@ triangle inequality):
 - micro-batches, clipped one by one: 2 C, since a record turns one clipped mean into another
   (`MICRO_BATCHES`), also when records are added, removed or zeroed;
 - thresholds C_l per layer: sqrt(sum of C_l^2) (`layer_wise`);
-- sums in bfloat16, whose rounding lets a clipped gradient be tau longer: C (1 + tau) (`rounded`);
+- passes in bfloat16, where rounding may let a clipped gradient be tau longer: C (1 + tau)
+  (`rounded`, `fedsim.privacy.rounding`);
 - adaptive clipping spends part of the noise on the count of unclipped updates: Andrew et al.,
   https://arxiv.org/abs/1905.03871, theorem 1 (`noise_beside_clip_bit`).
 """

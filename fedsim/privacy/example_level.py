@@ -21,10 +21,11 @@ from fedsim.errors import ConfigError, require
 from fedsim.privacy.calibration import noise_multiplier_for
 from fedsim.privacy.clipping import Clipping, Flat
 from fedsim.privacy.delta import delta_for
-from fedsim.privacy.events import Event, Gaussian
+from fedsim.privacy.events import Event, Gaussian, rounded
 from fedsim.privacy.groups import Groups
 from fedsim.privacy.noise_decay import NoiseDecay
 from fedsim.privacy.renyi import divergences, to_epsilon
+from fedsim.privacy.rounding import TAU, Precision
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,6 +80,8 @@ class ExampleLevel:
         on the sum, so that a step costs the same.
       decay: how the noise falls over the steps of a participation.
       secure_noise: take the noise from the operating system; no run is then like another.
+      precision: of the devices' passes, as `NLUClient` sets it; in bfloat16 a record may move a
+        sum by a share of tau more (`fedsim.privacy.rounding`).
 
     Example:
       >>> private = ExampleLevel(clip_norm=1.0, epsilon=8.0, delta=1e-5, max_participations=10)
@@ -96,6 +99,7 @@ class ExampleLevel:
     adaptive: "AdaptiveClipping | None" = None
     decay: NoiseDecay = field(default_factory=NoiseDecay)
     secure_noise: bool = False
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         sigma, most = self.noise_multiplier, self.max_participations
@@ -126,11 +130,13 @@ class ExampleLevel:
     @property
     def sensitivity(self) -> float:
         """How far one record moves a step's sum, in units of C."""
-        return self.clipping.sensitivity
+        return self.clipping.sensitivity * rounded(TAU[self.precision])
 
-    def sized_for(self, parameters: Mapping[str, "Tensor"]) -> "ExampleLevel":
-        """The same with the thresholds of a model of these parameters."""
-        return replace(self, clipping=self.clipping.sized_for(parameters))
+    def sized_for(
+        self, parameters: Mapping[str, "Tensor"], precision: Precision = "float32"
+    ) -> "ExampleLevel":
+        """The same with the thresholds of a model of these parameters, and how it is passed."""
+        return replace(self, clipping=self.clipping.sized_for(parameters), precision=precision)
 
     def participation(self, examples: int, local: LocalSteps) -> list[Event]:
         """The events of one participation of a device, one for every stretch of equal noise.

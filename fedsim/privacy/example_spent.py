@@ -19,6 +19,7 @@ from fedsim.privacy.claim import EVERY_CLAIM
 from fedsim.privacy.edp_sgd import naive_reading
 from fedsim.privacy.example_ledger import ExampleLedger
 from fedsim.privacy.example_level import ExampleLevel, LocalSteps
+from fedsim.privacy.rounding import TAU
 
 REFUSED = "refused"
 """Stage of a device that was drawn and has taken part as often as it may."""
@@ -95,6 +96,13 @@ class ExamplePrivacy:
         if empty:
             found.append(
                 f"{empty} devices hold nothing in some period; drawn there, they reply with noise"
+            )
+        if tau := TAU[self.mechanism.precision]:
+            found.append(
+                f"devices' passes run in {self.mechanism.precision}, norms and sums in float32; "
+                f"every step is priced as if a clipped gradient exceeded the clip norm by {tau:.2g}"
+                " of it, which bounds what rounding adds; that the passes of the others in a batch "
+                "are rounded alike without the example is assumed, and not proved"
             )
         if self.mechanism.secure_noise:
             found.append(
@@ -192,12 +200,12 @@ def account(
       remarks: as in `ExamplePrivacy`.
     """
     assert mechanism.delta is not None
-    differs = not math.isclose(mechanism.sensitivity, 1.0) or mechanism.decay.factor != 1
+    usual = math.isclose(mechanism.clipping.sensitivity, 1.0) and mechanism.decay.factor == 1
     return ExamplePrivacy(
         mechanism=mechanism,
         local=local,
         people=people,
         ledger=ExampleLedger(devices, mechanism.delta),
-        naive=ExampleLedger(devices, mechanism.delta) if differs else None,
+        naive=ExampleLedger(devices, mechanism.delta) if not usual else None,
         remarks=remarks,
     )

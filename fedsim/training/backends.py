@@ -70,12 +70,19 @@ def backend(name: str, model: JointTagger) -> ClippedGradient:
 
 
 def require_computes(name: str, privacy: "ExampleLevel") -> None:
-    """Refuse a way of clipping that a backend does not compute.
+    """Refuse a way of clipping, or a precision, that a backend does not compute.
 
     Raises:
-      ConfigError: the name is not known, or it is one of Opacus's and clipping is not flat.
+      ConfigError: the name is not known, or it is one of Opacus's and clipping is not flat, or
+        passes in bfloat16 meet it or micro-batches.
     """
     _require_known(name)
+    require(
+        privacy.precision == "float32" or (name == "book-keeping" and not privacy.clipping.whole),
+        f"precision is {privacy.precision}, whose rounding is accounted for where the backend "
+        f"book-keeping clips example by example, and dp_backend is {name!r} with clipping "
+        f"{type(privacy.clipping).__name__}; choose float32, or book-keeping without micro-batches",
+    )
     how = "adaptive" if privacy.adaptive else type(privacy.clipping).__name__
     require(
         name == "book-keeping" or (privacy.clipping == Flat() and privacy.adaptive is None),

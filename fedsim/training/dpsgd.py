@@ -20,10 +20,12 @@ from fedsim.privacy.clipping import Clipping, Flat, Terms
 from fedsim.privacy.noise import secure
 from fedsim.privacy.noise_decay import NoiseDecay
 from fedsim.privacy.release import AdaptiveClipping
+from fedsim.privacy.rounding import Precision
 from fedsim.rng import noise_generator
 from fedsim.training.backends import ClippedGradient
 from fedsim.training.clip_norm import SplitNoise, adapted, clip_bits, split_noise
 from fedsim.training.kernel import clipped_gradient
+from fedsim.training.precision import cast
 from fedsim.training.procedures import Losses, Randomness, State
 
 
@@ -33,8 +35,9 @@ class DPSGD:
 
     A step is one logical batch (`fedsim.training.poisson`), worked off in physical ones. It is
     a Gaussian mechanism of sensitivity `clip_norm` x `clipping.sensitivity` (one example zeroed
-    out) and standard deviation `noise_multiplier` x `clip_norm`, provided that no weight of the
-    batch exceeds 1; an adaptive clip norm keeps what the pair of sum and clip bits costs at that.
+    out; in bfloat16 a share of `fedsim.privacy.rounding.TAU` more) and standard deviation
+    `noise_multiplier` x `clip_norm`, provided that no weight of the batch exceeds 1; an adaptive
+    clip norm keeps what the pair of sum and clip bits costs at that.
 
     Attributes:
       losses: per-example losses of the model.
@@ -53,6 +56,7 @@ class DPSGD:
       secure_noise: take the noise, that of clip bits too, from the operating system's generator.
       gradient: who computes the clipped sum (`fedsim.training.backends`); those of Opacus know flat
         clipping alone.
+      precision: of forward and backward passes; norms, sums, noise and updates are in float32.
     """
 
     losses: Losses
@@ -66,6 +70,7 @@ class DPSGD:
     decay: NoiseDecay = field(default_factory=NoiseDecay)
     secure_noise: bool = False
     gradient: ClippedGradient = clipped_gradient
+    precision: Precision = "float32"
 
     leaves_unused_rows: ClassVar[bool] = False
     """Noise goes to every row: which rows stay still would tell which words were said. That of rows
@@ -130,6 +135,7 @@ class DPSGD:
     def step(self, state: State, batch: Batch) -> State:
         """One logical step: all physical batches, then noise once, then the update."""
         parameters = state["parameters"]
+        passed = cast(parameters, self.precision)
         expected = self.clipping.expected(batch["size"])
         noise = self._split(state, expected)
         clip_norm = state.get("clip_norm", self.clip_norm)
@@ -139,7 +145,7 @@ class DPSGD:
         for terms in self._terms(batch, state.get("key")):
             clipped = self.gradient(
                 terms.losses,
-                parameters,
+                passed,
                 terms.batch,
                 clip_norm.unsqueeze(-1) if self.adaptive else clip_norm,
                 into=total,

@@ -16,6 +16,7 @@ from fedsim.errors import require
 from fedsim.models.joint import JointTagger, Parameters
 from fedsim.population import Examples, Population
 from fedsim.privacy.example_level import ExampleLevel, LocalSteps
+from fedsim.privacy.rounding import Precision
 from fedsim.rng import stream
 from fedsim.training.backends import backend, require_computes
 from fedsim.training.batches import Table, shuffled, steps_of, tensors
@@ -27,6 +28,7 @@ from fedsim.training.poisson import (
     poisson_batches,
     poisson_rate,
 )
+from fedsim.training.precision import in_precision
 from fedsim.training.procedures import SGD, AdamW, LocalProcedure
 from fedsim.training.validator import require_exact_tagger
 
@@ -195,15 +197,16 @@ class LocalTrainer:
 
 
 def procedures(
-    optimizer: str, model: JointTagger, learning_rate: float
+    optimizer: str, model: JointTagger, learning_rate: float, precision: Precision = "float32"
 ) -> Callable[[float], LocalProcedure]:
     """Proximal weight -> procedure, for the optimizer named "sgd" or "adamw"."""
+    losses = in_precision(model.losses, precision)
     kinds: dict[str, type[SGD] | type[AdamW]] = {"sgd": SGD, "adamw": AdamW}
     kind = kinds[optimizer]
     # The same object for all devices: procedures keep nothing.
     return cache(
         lambda proximal_mu: kind(
-            losses=model.losses, learning_rate=learning_rate, proximal_mu=proximal_mu
+            losses=losses, learning_rate=learning_rate, proximal_mu=proximal_mu
         )
     )
 
@@ -218,7 +221,7 @@ def private_procedures(
     """Proximal weight -> DP-SGD.
 
     Args:
-      privacy: with its noise, and sized for the model.
+      privacy: with its noise, and sized for the model and the precision of its passes.
       model: whose losses are trained.
       learning_rate: of a step, > 0.
       batch_size: expected examples of a step.
@@ -226,8 +229,8 @@ def private_procedures(
 
     Raises:
       ConfigError: the noise is not known yet, or does not go with the clipping; the model's
-        examples have no gradients of their own; the backend does not compute the model or the
-        clipping.
+        examples have no gradients of their own; the backend does not compute the model, the
+        clipping or the precision.
     """
     require_computes(dp_backend, privacy)
     require_exact_tagger(model)
@@ -245,5 +248,6 @@ def private_procedures(
         decay=privacy.decay,
         secure_noise=privacy.secure_noise,
         gradient=backend(dp_backend, model),
+        precision=privacy.precision,
     )
     return cache(lambda proximal_mu: replace(private, proximal_mu=proximal_mu))

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedsim.errors import require
+from fedsim.errors import ConfigError, require
 from fedsim.models.joint import Batch, JointTagger, Parameters
 from fedsim.models.modules import why_unknown
 from fedsim.models.tape import Use, tape
+from fedsim.privacy.rounding import Precision
 from fedsim.training.kernel import clipped_gradient
+from fedsim.training.precision import in_precision
 from fedsim.training.procedures import Losses
 
 
@@ -103,6 +105,35 @@ def require_exact_tagger(model: JointTagger) -> None:
         _require_own(model.losses, parameters, *_companies(batch))
     else:
         require_exact(model.losses, parameters, batch)
+
+
+def require_precision(model: JointTagger, precision: Precision) -> None:
+    """Refuse a tagger that cannot be passed in a precision; it runs on three sentences.
+
+    Raises:
+      ConfigError: a layer fails on it, or losses come out in less than float32.
+
+    Example:
+      >>> from fedsim.models import BiLSTMTagger
+      >>> model = BiLSTMTagger(rows=9, intents=2, slot_labels=3, embedding=4, hidden=2)
+      >>> require_precision(model, "bfloat16")
+    """
+    if precision == "float32":
+        return
+    parameters, batch = _case(model)
+    try:
+        with torch.no_grad():
+            found = in_precision(model.losses, precision)(parameters, batch).dtype
+    except RuntimeError as error:
+        raise ConfigError(
+            f"precision is {precision}, in which the model does not run ({error}); choose float32, "
+            "or make every tensor of the model in its parameters' type"
+        ) from error
+    require(
+        found == torch.float32,
+        f"precision is {precision}, and the model's losses are {found}; make them from float32 "
+        "logits",
+    )
 
 
 def unknown_parameters(model: JointTagger) -> list[str]:

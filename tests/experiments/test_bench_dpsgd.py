@@ -67,7 +67,26 @@ def test_a_tiny_run_states_every_line_and_budget():
     assert "of plain, memory" in measured.markdown()
 
 
+def test_in_bfloat16_both_sides_are_and_no_budget_is_judged():
+    measured = bench_dpsgd(
+        batch_sizes=[16],
+        threads=[1],
+        steps=1,
+        repeats=1,
+        rivals=False,
+        precision="bfloat16",
+    )
+    names = [m.name for m in measured.measurements]
+    assert names[:2] == [
+        f"BiLSTM, batch 16, 1 thread, bfloat16: {n}" for n in ("plain", "exact DP")
+    ]
+    assert len(names) == 4 and measured.settings["precision"] == "bfloat16"
+    assert all(budget.value is None for budget in measured.budgets)
+
+
 def test_what_cannot_be_timed_is_refused():
+    with pytest.raises(ConfigError, match="precision is bfloat16, in which Opacus"):
+        bench_dpsgd(precision="bfloat16")
     with pytest.raises(ConfigError, match="steps is 0"):
         bench_dpsgd(steps=0)
     with pytest.raises(ConfigError, match="model is 'rnn'"):

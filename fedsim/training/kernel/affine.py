@@ -7,13 +7,19 @@ vectors, sum_t g_t * a_t and sum_t g_t, as small as one of its rows, so they are
 from torch import Tensor
 
 from fedsim.models.tape import Use
-from fedsim.training.kernel.rules import Measured, Rule, register
+from fedsim.training.kernel.rules import Measured, Rule, lift, register
 
 
 def measure(use: Use, inputs: Tensor, slopes: Tensor) -> Measured:
     """Parameters: scale and bias, (..., features) each."""
-    scale, bias = (use.rows.by_example(rows).sum(-2) for rows in (slopes * inputs, slopes))
-    return Measured(scale.square().sum(-1) + bias.square().sum(-1), (scale, bias))
+    each = [use.rows.by_example(rows) for rows in (slopes * inputs, slopes)]
+    scale, bias = (rows.sum(-2) for rows in each)
+    squares = scale.square().sum(-1) + bias.square().sum(-1)
+    tokens, features = each[0].shape[-2:]
+    if share := lift(use, features, tokens):
+        # As long as all words pointing the same way would be, at most.
+        squares += share * tokens * sum(rows.square().sum((-2, -1)) for rows in each)
+    return Measured(squares, (scale, bias))
 
 
 def add(use: Use, values: tuple[Tensor, ...], factors: Tensor, totals: list[Tensor]) -> None:

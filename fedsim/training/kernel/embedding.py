@@ -11,13 +11,16 @@ from torch import Tensor
 
 from fedsim.models.tape import Use
 from fedsim.training.kernel.linear import gram, gram_squares
-from fedsim.training.kernel.rules import Measured, Rule, of_rows, register
+from fedsim.training.kernel.rules import Measured, Rule, lift, of_rows, register
 
 
 def measure(use: Use, ids: Tensor, slopes: Tensor) -> Measured:
     """Parameter: the table, (..., table rows, width); `ids` are (..., rows, pieces)."""
-    pairs = _equal_pairs(use.rows.by_example(ids), slopes.dtype)
-    squares = gram_squares(gram(use.rows.by_example(slopes)), pairs)
+    words, g = use.rows.by_example(ids), use.rows.by_example(slopes)
+    # One row may get what every piece of every word adds.
+    most = words.shape[-2] * words.shape[-1]
+    pairs = _equal_pairs(words, slopes.dtype)
+    squares = gram_squares(gram(g), pairs, lift(use, g.shape[-1], most))
     return Measured(use.gain**2 * squares, (slopes,))
 
 

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from fedsim.models.tape import Use
-from fedsim.training.kernel.rules import Measured, Rule, of_rows, register
+from fedsim.training.kernel.rules import Measured, Rule, lift, of_rows, register
 
 
 def measure(use: Use, inputs: Tensor, slopes: Tensor) -> Measured:
     """Parameters: weight (..., outputs, inputs) and, if there is one, bias (..., outputs)."""
     constant = float(len(use.parameters) - 1)
-    squares = product_squares(use.rows.by_example(inputs), use.rows.by_example(slopes), constant)
+    a, g = use.rows.by_example(inputs), use.rows.by_example(slopes)
+    squares = product_squares(a, g, constant, lift(use, a.shape[-1] + g.shape[-1], a.shape[-2]))
     return Measured(squares, (inputs, slopes))
 
 
@@ -35,13 +36,14 @@ def add(use: Use, values: tuple[Tensor, ...], factors: Tensor, totals: list[Tens
 register("linear", Rule(measure, add))
 
 
-def product_squares(inputs: Tensor, slopes: Tensor, constant: float) -> Tensor:
+def product_squares(inputs: Tensor, slopes: Tensor, constant: float, lift: float = 0.0) -> Tensor:
     """Squared norms of sum_t g_t [a_t, c]', one for each example.
 
     Args:
       inputs: (..., tokens, inputs).
       slopes: (..., tokens, outputs).
       constant: c squared, 1 where there is a bias and 0 where there is none.
+      lift: share of sum (|a_t|^2 + c^2) x sum |g_t|^2 that is added.
 
     Returns:
       (...).
@@ -54,19 +56,23 @@ def product_squares(inputs: Tensor, slopes: Tensor, constant: float) -> Tensor:
     tokens, width, outputs = inputs.shape[-2], inputs.shape[-1], slopes.shape[-1]
     if tokens == 1:
         one = inputs.squeeze(-2).square().sum(-1) + constant
-        return one * slopes.squeeze(-2).square().sum(-1)
+        return (1 + lift) * one * slopes.squeeze(-2).square().sum(-1)
     if tokens * (width + outputs) < width * outputs:
-        return gram_squares(gram(slopes), gram(inputs) + constant)
+        return gram_squares(gram(slopes), gram(inputs) + constant, lift)
     direct = (slopes.mT @ inputs).square().sum((-2, -1))
-    return direct + constant * slopes.sum(-2).square().sum(-1)
+    squares = direct + constant * slopes.sum(-2).square().sum(-1)
+    if not lift:
+        return squares
+    most = inputs.square().sum((-2, -1)) + tokens * constant
+    return squares.addcmul_(most, slopes.square().sum((-2, -1)), value=lift)
 
 
-def gram_squares(one: Tensor, other: Tensor) -> Tensor:
+def gram_squares(one: Tensor, other: Tensor, lift: float = 0.0) -> Tensor:
     """Sum of the products of two Gram matrices, rounded up: (..., tokens, tokens) -> (...).
 
     Words may cancel out, until what is left is smaller than the rounding of what was added up. A
     norm measured too short would let an example move the sum by more than the clip norm. No product
-    exceeds that of the traces.
+    exceeds that of the traces, of which at least a share of `lift` is added.
 
     Example:
       >>> opposite = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
@@ -74,7 +80,8 @@ def gram_squares(one: Tensor, other: Tensor) -> Tensor:
       tensor(True)
     """
     most = _trace(one) * _trace(other)
-    return torch.add((one * other).sum((-2, -1)), most, alpha=torch.finfo(most.dtype).eps)
+    share = max(lift, torch.finfo(most.dtype).eps)
+    return torch.add((one * other).sum((-2, -1)), most, alpha=share)
 
 
 def _trace(matrices: Tensor) -> Tensor:

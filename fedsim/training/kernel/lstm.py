@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedsim.models.tape import Use
 from fedsim.training.kernel.linear import add, product_squares
-from fedsim.training.kernel.rules import Measured, Rule, register
+from fedsim.training.kernel.rules import Measured, Rule, lift, register
 
 
 def measure(use: Use, inputs: Tensor, slopes: Tensor) -> Measured:
@@ -23,10 +23,13 @@ def measure(use: Use, inputs: Tensor, slopes: Tensor) -> Measured:
     """
     # One direction at a time: the two together have no layout that a batched product can read.
     directions = zip(inputs.unbind(-3), slopes.unbind(-3), strict=True)
-    squares = [
-        product_squares(use.rows.by_example(a), use.rows.by_example(g), 1.0) for a, g in directions
-    ]
+    squares = [_squares(use, use.rows.by_example(a), use.rows.by_example(g)) for a, g in directions]
     return Measured(torch.stack(squares).sum(0), (inputs, slopes))
+
+
+def _squares(use: Use, inputs: Tensor, slopes: Tensor) -> Tensor:
+    features = inputs.shape[-1] + slopes.shape[-1]
+    return product_squares(inputs, slopes, 1.0, lift(use, features, inputs.shape[-2]))
 
 
 register("lstm", Rule(measure, add))

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from fedsim.models.tape import Rows, Use
+from fedsim.privacy.rounding import margin
 
 
 class Measured(NamedTuple):
@@ -48,6 +49,15 @@ RULES: dict[str, Rule] = {}
 def register(kind: str, rule: Rule) -> None:
     """Make the rule of one kind of layer known."""
     RULES[kind] = rule
+
+
+def lift(use: Use, features: int, tokens: int) -> float:
+    """By what share of its largest possible value a squared norm is rounded up.
+
+    0 but after passes in half precision, where the bound on what an example adds is to hold
+    whatever float32 has rounded: see `fedsim.privacy.rounding`; `features` and `tokens` as there.
+    """
+    return margin(features, tokens) if use.parameters[0].dtype.itemsize < 4 else 0.0
 
 
 def of_rows(rows: Rows, factors: Tensor, values: Tensor) -> Tensor:
