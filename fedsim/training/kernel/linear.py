@@ -61,10 +61,8 @@ def product_squares(inputs: Tensor, slopes: Tensor, constant: float, lift: float
         return gram_squares(gram(slopes), gram(inputs) + constant, lift)
     direct = (slopes.mT @ inputs).square().sum((-2, -1))
     squares = direct + constant * slopes.sum(-2).square().sum(-1)
-    if not lift:
-        return squares
     most = inputs.square().sum((-2, -1)) + tokens * constant
-    return squares.addcmul_(most, slopes.square().sum((-2, -1)), value=lift)
+    return squares.addcmul_(most, slopes.square().sum((-2, -1)), value=_share(lift, squares))
 
 
 def gram_squares(one: Tensor, other: Tensor, lift: float = 0.0) -> Tensor:
@@ -80,8 +78,12 @@ def gram_squares(one: Tensor, other: Tensor, lift: float = 0.0) -> Tensor:
       tensor(True)
     """
     most = _trace(one) * _trace(other)
-    share = max(lift, torch.finfo(most.dtype).eps)
-    return torch.add((one * other).sum((-2, -1)), most, alpha=share)
+    return torch.add((one * other).sum((-2, -1)), most, alpha=_share(lift, most))
+
+
+def _share(lift: float, squares: Tensor) -> float:
+    """`lift`, or the spacing of the numbers where that is more."""
+    return max(lift, torch.finfo(squares.dtype).eps)
 
 
 def _trace(matrices: Tensor) -> Tensor:
