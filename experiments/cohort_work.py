@@ -25,6 +25,7 @@ from fedsim.training import LocalTrainer, private_procedures, procedures
 from fedsim.training.batches import tensors
 from fedsim.training.chunks import ChunkPlan, planned
 from fedsim.training.cohort import in_turn, train_together
+from fedsim.training.gaussian import opened, resumed
 from fedsim.training.trainer import LocalResult
 
 SIZES = {"rows": 5000, "intents": 64, "slot_labels": 100}
@@ -171,14 +172,14 @@ class Work:
         return sum(len(indices) for plan in plans for indices, _ in plan)
 
     def noise_alone(self, round: int) -> int:
-        """Nothing but one draw for every parameter of every device; how many examples they hold.
+        """Nothing but one number for every parameter of every device; how many examples they hold.
 
         A private reply is at least that, however its steps are computed.
         """
-        generator = torch.Generator(self.where).manual_seed(round)
+        source = resumed(opened(stream(0, "bench noise", round), self.where), self.where)
+        numbers = sum(p.numel() for p in self.parameters.values())
         for _ in range(self.people.devices):
-            for p in self.parameters.values():
-                torch.empty(p.shape, device=self.where).normal_(generator=generator)
+            source.fill(torch.empty(numbers, device=self.where), 1.0)
         return self.examples
 
     def pooled(self, round: int) -> int:

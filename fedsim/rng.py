@@ -55,34 +55,6 @@ def torch_generator(seed: int, purpose: str, round: int = 0, device: int = 0) ->
     return generator
 
 
-def noise_generator(
-    draw: np.random.Generator, device: "torch.device | str" = "cpu"
-) -> "torch.Generator":
-    """A torch generator that starts from as much randomness of a stream as it can hold.
-
-    A seed alone would not do for noise: on a CPU torch keeps 32 bits of it, so that of a million
-    participations a hundred pairs would share theirs, and an observer could take it away.
-
-    Args:
-      draw: a stream; secret where the noise is to protect anything.
-      device: where the numbers are drawn.
-    """
-    import torch
-
-    generator = torch.Generator(device)
-    generator.manual_seed(int(draw.integers(2**63)))
-    if generator.device.type == "cpu":
-        state = generator.get_state()
-        words = state.view(torch.int64)[_WORDS]
-        words.copy_(torch.from_numpy(draw.integers(2**32, size=len(words))))
-        generator.set_state(state)
-    return generator
-
-
-_WORDS = slice(3, 3 + 624)
-"""The state of the Mersenne twister among the 8-byte words that torch writes of it."""
-
-
 @contextmanager
 def seeded_globals(seed: int, purpose: str, round: int = 0) -> Iterator[None]:
     """Run code that uses Python's global `random` on a stream of ours, then restore it.

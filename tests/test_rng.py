@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsim.rng import noise_generator, seeded_globals, stream, torch_generator
+from fedsim.rng import seeded_globals, stream, torch_generator
 
 NAMES = st.tuples(
     st.integers(-(2**70), 2**70),
@@ -111,30 +111,3 @@ def test_seeded_globals_restore_after_an_error():
         random.random()
         raise KeyError
     assert random.getstate() == before
-
-
-class SameLowBits:
-    """A stream whose seeds agree in the 32 bits that torch keeps of them on a CPU."""
-
-    def __init__(self, device):
-        self._draw, self._device = stream(0, "example-noise", 1, device), device
-
-    def integers(self, high, size=None):
-        return (self._device << 32) + 5 if size is None else self._draw.integers(high, size=size)
-
-
-def test_noise_of_two_participations_differs_where_all_that_torch_keeps_of_a_seed_agrees():
-    one, other = (
-        torch.empty(32).normal_(generator=noise_generator(SameLowBits(d))) for d in (1, 2)
-    )
-    assert (one != other).all()
-
-
-def test_a_noise_generator_is_a_twister_whose_whole_state_was_drawn():
-    draw, twister = stream(7, "example-noise", 3, 5), np.random.MT19937(0)
-    draw.integers(2**63)
-    words = draw.integers(2**32, size=624).astype(np.uint32)
-    twister.state = {"bit_generator": "MT19937", "state": {"key": words, "pos": 624}}
-    generator = noise_generator(stream(7, "example-noise", 3, 5))
-    got = torch.randint(2**20, (2000,), generator=generator)
-    assert got.tolist() == (twister.random_raw(2000) % 2**20).tolist()

@@ -4,9 +4,10 @@ Noise from a seeded stream makes a run reproducible; a claim then holds for whoe
 the seed. `secure` noise comes from the operating system and cannot be drawn again.
 
 A floating-point Gaussian has gaps, which an observer of exact sums could use (Mironov 2012), and
-torch's in float32 ends at 5.77 deviations: claims are about the Gaussian that it stands for. As in
-Opacus' secure mode, secure noise is the sum of four draws divided by two, after Holohan and Braghin
-2021, https://arxiv.org/abs/2107.10138.
+that of private steps in float32 ends at 6.76 deviations (`fedsim.training.gaussian`), on a GPU
+where torch's does: claims are about the Gaussian that it stands for. As in Opacus' secure mode,
+secure noise is the sum of four draws divided by two, after Holohan and Braghin 2021,
+https://arxiv.org/abs/2107.10138.
 """
 
 import os

@@ -25,6 +25,10 @@ CPU_BYTES = 32 * 2**20
 """Memory of a stack on a processor: about what the caches of a core hold. Beyond it a stack is
 slower than its devices one by one."""
 
+FEWEST = 3
+"""Devices of a stack on a processor from which on it is faster than they are one by one. A private
+stack is so from one device on: rows that nobody reads get their noise in one draw."""
+
 GPU_SHARE = 0.6
 """Share of an accelerator's memory that a stack may take; the largest batch of a run may be larger
 than the one that was measured."""
@@ -77,8 +81,13 @@ def planned(trainer: LocalTrainer, parameters: Parameters, where: torch.device) 
         log.warning("the model cannot be trained as a stack, but one device by one (%s)", why)
         return ChunkPlan(where="cpu", devices=1, device_bytes=0, one_by_one=why)
     each = seen.peak_bytes // len(pair)
+    devices = max(1, _bytes(where) // max(1, each))
+    slower = where.type == "cpu" and trainer.privacy is None and devices < FEWEST
     return ChunkPlan(
-        where=where.type, devices=max(1, _bytes(where) // max(1, each)), device_bytes=each
+        where=where.type,
+        devices=devices,
+        device_bytes=each,
+        one_by_one=f"a stack of {devices} on a processor is slower" if slower else None,
     )
 
 

@@ -21,9 +21,9 @@ from fedsim.privacy.noise import secure
 from fedsim.privacy.noise_decay import NoiseDecay
 from fedsim.privacy.release import AdaptiveClipping
 from fedsim.privacy.rounding import Precision
-from fedsim.rng import noise_generator
 from fedsim.training.backends import ClippedGradient
 from fedsim.training.clip_norm import SplitNoise, adapted, clip_bits, split_noise
+from fedsim.training.gaussian import Source, opened, resumed
 from fedsim.training.kernel import clipped_gradient
 from fedsim.training.precision import cast
 from fedsim.training.procedures import Losses, Randomness, State
@@ -129,7 +129,7 @@ class DPSGD:
                 one = keys if isinstance(stream, Sequence) else keys[0][0]
                 state["key"] = torch.tensor(one, device=where)
             if self._seeded:
-                state["noise"] = noise_generator(streams[0], where).get_state()
+                state["noise"] = opened(streams[0], where)
         return state
 
     def step(self, state: State, batch: Batch) -> State:
@@ -199,12 +199,15 @@ class DPSGD:
         drawn = received.new_empty(shape, dtype=_sum_type(received))
         if not self.noise_multiplier:
             return drawn.copy_(received)
-        generator = torch.Generator(variance.device)
-        generator.set_state(state["noise"])
-        drawn.normal_(generator=generator)
-        state["noise"] = generator.get_state()
-        deviation = _over(variance.sqrt(), drawn).to(drawn.dtype)
-        torch.addcmul(received.to(drawn.dtype), drawn, deviation, out=drawn)
+        source = resumed(state["noise"], variance.device)
+        # On a processor device by device: a table stays in the caches until it is what is sent.
+        at_once = 1 if variance.device.type == "cpu" else len(drawn)
+        parts = zip(drawn.split(at_once), variance.sqrt().split(at_once), strict=True)
+        for own, each in parts:
+            source.fill(own, 1.0)
+            deviation = _over(each, own).to(own.dtype)
+            torch.addcmul(received.to(own.dtype), own, deviation, out=own)
+        state["noise"] = source.state
         return drawn.to(received.dtype)
 
     @property
@@ -223,20 +226,20 @@ class DPSGD:
         self, state: State, noise: SplitNoise, expected: Tensor
     ) -> tuple[Parameters, Tensor]:
         """Fresh noise for every parameter and for the bits; zeros without noise."""
-        wide = {n: p.new_empty(p.shape, dtype=_sum_type(p)) for n, p in state["parameters"].items()}
+        wide, memory = _side_by_side(state["parameters"])
         bits = torch.zeros_like(expected)
         if not self.noise_multiplier:
-            return {name: p.zero_() for name, p in wide.items()}, bits
-        generator = torch.Generator(expected.device) if self._seeded else None
-        if generator:
-            generator.set_state(state["noise"])
+            for values in memory:
+                values.zero_()
+            return wide, bits
+        source = resumed(state["noise"], expected.device) if self._seeded else None
         deviation = noise.sum * state.get("clip_norm", self.clip_norm)
-        for p in wide.values():
-            _fill(p, deviation, generator)
+        for place in wide.values() if isinstance(deviation, Tensor) else memory:
+            _fill(place, deviation, source)
         if self.adaptive:
-            _fill(bits, noise.bits, generator)
-        if generator:
-            state["noise"] = generator.get_state()
+            _fill(bits, noise.bits, source)
+        if source:
+            state["noise"] = source.state
         return wide, bits
 
     def _terms(self, batch: Batch, key: Tensor | None) -> list[Terms]:
@@ -266,16 +269,33 @@ def _physical(batch: Batch, size: int) -> list[Batch]:
     ]
 
 
-def _fill(into: Tensor, deviation: float | Tensor, generator: torch.Generator | None) -> None:
-    """Noise of one deviation, or of one for each device; without a generator, secure noise."""
-    if generator is None:
+def _side_by_side(parameters: Parameters) -> tuple[Parameters, list[Tensor]]:
+    """Tensors to sum in, like the parameters, and the memory they share: one draw fills them all.
+
+    One piece of memory for each type of number, in the order of the parameters.
+    """
+    memory = []
+    wide = dict.fromkeys(parameters, torch.empty(0))
+    for dtype in dict.fromkeys(map(_sum_type, parameters.values())):
+        own = {name: p for name, p in parameters.items() if _sum_type(p) is dtype}
+        sizes = [p.numel() for p in own.values()]
+        memory.append(next(iter(own.values())).new_empty(sum(sizes), dtype=dtype))
+        for (name, p), part in zip(own.items(), memory[-1].split(sizes), strict=True):
+            wide[name] = part.view(p.shape)
+    return wide, memory
+
+
+def _fill(into: Tensor, deviation: float | Tensor, source: Source | None) -> None:
+    """Noise of one deviation, or of one for each device; without a source, secure noise."""
+    if source is None:
         # Multiplied in float64: what is rounded to the sum's type is the noise itself.
         drawn = torch.from_numpy(secure(into.numel())).view(into.shape)
         into.copy_(drawn * _over(torch.as_tensor(deviation).cpu(), drawn))
     elif isinstance(deviation, Tensor):
-        into.normal_(generator=generator).mul_(_over(deviation, into))
+        source.fill(into, 1.0)
+        into.mul_(_over(deviation, into))
     else:
-        into.normal_(0.0, deviation, generator=generator)
+        source.fill(into, deviation)
 
 
 def _over(each: Tensor, parameter: Tensor) -> Tensor:

@@ -25,8 +25,8 @@ PEOPLE = Population.load("home", devices=16)
 # A rate at which training is stable: where it is not, rounding grows with every step.
 BILSTM = BiLSTMTagger.sized_for(PEOPLE, embedding=4, hidden=6)
 PRIVATE = ExampleLevel(noise_multiplier=0.0, clip_norm=0.5)
-EACH = 40_000
-"""Bytes that are pretended to fit: a few of these small devices."""
+FITS = 1_300_000
+"""Bytes that are pretended to fit: three of these small devices, or a few more."""
 
 
 class Bag(nn.Module):
@@ -60,7 +60,7 @@ class Recurrent(Bag):
 
 @pytest.fixture(autouse=True)
 def small_stacks(monkeypatch):
-    monkeypatch.setattr(chunks, "CPU_BYTES", EACH * 4)
+    monkeypatch.setattr(chunks, "CPU_BYTES", FITS)
 
 
 def simulation(**changes) -> Simulation:
@@ -119,7 +119,8 @@ def test_a_run_equals_that_of_the_local_engine(changes):
     here = simulation(**changes).run(progress=False)
     there = simulation(engine="local", **changes).run(progress=False)
     assert_same_run(here, there)
-    assert here.start["chunks"]["devices"] >= 1
+    plan = here.start["chunks"]
+    assert plan["devices"] >= 3 and plan["one_by_one"] is None
     assert there.start["chunks"] is None
 
 
@@ -135,7 +136,7 @@ def test_a_plain_run_is_that_of_the_local_engine_in_chunks_as_large_as_fits(tmp_
     assert local.start["chunks"] is None
     plan = json.loads((tmp_path / "run" / "start.json").read_text())["chunks"]
     assert plan["where"] == "cpu" and plan["one_by_one"] is None
-    assert plan["devices"] == max(1, 4 * EACH // plan["device_bytes"])
+    assert plan["devices"] == max(1, FITS // plan["device_bytes"])
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["simulation"]["engine"] == {"name": "batched", "device": "auto"}
 
@@ -219,6 +220,15 @@ def test_a_device_that_raises_fails_alone(monkeypatch):
     ]
     assert_same_run(*runs)
     assert [run.rounds[0]["figures"]["failures/train"] for run in runs] == [1, 1]
+
+
+def test_where_stacks_are_too_small_to_be_faster_devices_train_one_by_one(monkeypatch, local):
+    monkeypatch.setattr(chunks, "CPU_BYTES", 1)
+    here = simulation().run(progress=False)
+    assert here.start["chunks"]["one_by_one"] == "a stack of 1 on a processor is slower"
+    assert here.summary["model_sha256"] == local.summary["model_sha256"]
+    private = NLUClient(privacy=ExampleLevel(noise_multiplier=1.0))
+    assert simulation(client=private).run(progress=False).start["chunks"]["one_by_one"] is None
 
 
 def test_a_torch_module_runs_as_a_stack():

@@ -126,6 +126,38 @@ def test_the_noise_is_normal_with_the_stated_deviation_and_new_at_every_step(exa
     assert abs(coordinates.mean()) * np.sqrt(len(coordinates) * 60) < 5
 
 
+def test_no_number_of_noise_comes_twice():
+    """Over steps, parameters, stacked devices, participations and what comes late."""
+    empty = batch_of(0, size=4.0)
+    stack = {n: torch.zeros(3, *p.shape, dtype=torch.float64) for n, p in received().items()}
+    batch = {n: v.expand(3, *v.shape) for n, v in empty.items()}
+    drawn = []
+    for participation in range(4):
+        state = NOISY.start(stack, [stream(0, "noise", participation, d) for d in range(3)])
+        for _ in range(5):
+            before = {n: p.clone() for n, p in state["parameters"].items()}
+            state = NOISY.step(state, batch)
+            drawn += [(p - before[n]).flatten() for n, p in state["parameters"].items()]
+        unread = torch.ones(3, dtype=torch.float64)
+        received_rows = torch.zeros(50, 4, dtype=torch.float64)
+        for _ in range(2):
+            drawn.append(-0.3 / 4.0 * NOISY.unread(state, unread, received_rows).flatten())
+    # In units of a deviation; rounding of the parameters is far below, and so are chance meetings.
+    values = torch.cat(drawn).sort().values
+    assert float(values.diff().min()) > 1e-14
+
+
+def test_numbers_of_two_types_are_summed_and_noised_in_their_own():
+    mixed = received() | {"intent_bias": received()["intent_bias"].float()}
+    state = NOISY.start(mixed, stream(0, "noise"))
+    noise, _ = NOISY._noise(state, NOISY._split(state, torch.tensor(4.0)), torch.tensor(4.0))
+    assert list(noise) == list(mixed)
+    assert {n: (p.shape, p.dtype) for n, p in noise.items()} == {
+        n: (p.shape, p.dtype) for n, p in mixed.items()
+    }
+    assert all((p != 0).all() and p.isfinite().all() for p in noise.values())
+
+
 def test_a_batch_of_nobody_is_noise_alone():
     nobody = batch_of(0, size=4.0)
     got, state = trained(NOISY, received(), [nobody])
