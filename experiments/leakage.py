@@ -10,7 +10,9 @@ data too, which says what the panel cost in accuracy.
 Few devices a round and many rounds: as much local training spread over cohorts of 32 leaves each
 device so small a part of an average that models leak nothing which a panel of 500 could show. On
 `massive`, without privacy, the AUC was .53 [.48, .58] after 40 rounds of 32 devices and 5 epochs,
-and .60 [.55, .64] after 300 rounds of 8 devices and 2.
+and .60 [.55, .64] after 300 rounds of 8 devices and 2. So small a cohort wants a smaller step: at
+the default learning rate of 1.0 uniform selection without privacy fell from 77 % intent accuracy to
+51 % in the last rounds; at half of it, which every row has, it stayed at 78 to 80 %.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,7 +54,7 @@ PRESETS: dict[str, Size] = {
     "paper": Size(
         options={
             "corpus": "massive", "cohort": 8, "rounds": 400, "local_epochs": 2,
-            "evaluate_every": 25, "leakage_every": 25,
+            "learning_rate": 0.5, "evaluate_every": 25, "leakage_every": 25,
         },
         noise={EXAMPLE: (0.0, 0.1, 0.3), EDP: (0.1,), DEVICE: (0.05,)},
         seeds=1,
