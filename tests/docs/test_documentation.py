@@ -18,6 +18,8 @@ from experiments.run_options import RunOptions
 DOCS = ROOT / "docs"
 RESULTS = ROOT / "experiments" / "results" / "README.md"
 PAGES = [TUTORIAL, *HOW_TO]
+NAMES = ("simulation", "record", "private-runs", "leakage", "cohorts", "benchmarks")
+TOPICS = [DOCS / f"{name}.md" for name in NAMES]
 ROOMS = (
     "fedsim",
     "strategies",
@@ -52,7 +54,7 @@ def check_command(words: list[str]) -> None:
         check_options(RunOptions(**values))
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md", RESULTS], ids=page_id)
+@pytest.mark.parametrize("page", [*PAGES, *TOPICS, ROOT / "README.md", RESULTS], ids=page_id)
 def test_commands_are_ones_that_the_command_line_takes(page):
     for words in commands_of(page):
         check_command(words)
@@ -65,7 +67,8 @@ def test_a_misspelt_option_would_be_found():
 
 def test_the_pages_show_commands():
     assert len(commands_of(TUTORIAL)) >= 5
-    assert len(commands_of(ROOT / "README.md")) >= 20
+    assert len(commands_of(ROOT / "README.md")) >= 10
+    assert sum(len(commands_of(page)) for page in TOPICS) >= 15
     assert len(commands_of(RESULTS)) >= 4
 
 
