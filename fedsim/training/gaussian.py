@@ -29,6 +29,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedsim.rng import sfc64
+
 BLOCK = 65536
 """Numbers made at a time; part of what a seed draws."""
 
@@ -103,14 +105,12 @@ class _OnProcessor:
     """SFC64 and Box-Muller; the state is its four words as int64."""
 
     def __init__(self, state: Tensor) -> None:
-        self._stream = np.random.SFC64(0)
-        words = state.numpy().view(np.uint64)
-        self._stream.state = self._stream.state | {"state": {"state": words}}
-        self._generator = np.random.Generator(self._stream)
+        self._generator = sfc64(state.numpy().view(np.uint64))
 
     @property
     def state(self) -> Tensor:
-        return torch.from_numpy(self._stream.state["state"]["state"].view(np.int64).copy())
+        words = self._generator.bit_generator.state["state"]["state"]
+        return torch.from_numpy(words.view(np.int64).copy())
 
     def bits(self, words: int) -> np.ndarray:
         """(words,) uint64; other threads run meanwhile, which `random_raw` does not let them."""
