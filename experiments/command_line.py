@@ -24,6 +24,7 @@ from experiments.commands import (
     SweepCommand,
     TablesCommand,
 )
+from experiments.help_groups import grouped_help
 from experiments.run_options import RunOptions
 from fedsim import __version__
 from fedsim.errors import ConfigError, did_you_mean, require
@@ -299,7 +300,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, function = COMMANDS[arguments[0]]
     try:
         check_arguments(options, arguments[1:])
-        command: Any = tyro.cli(options, prog=f"fedsim {arguments[0]}", args=arguments[1:])
+        helps = options is RunCommand and not {"-h", "--help"}.isdisjoint(arguments)
+        kind = grouped_help() if helps else options
+        command: Any = tyro.cli(kind, prog=f"fedsim {arguments[0]}", args=arguments[1:])
         return function(command) or 0
     except ConfigError as error:
         print(f"fedsim: {error}", file=sys.stderr)

@@ -2,10 +2,12 @@
 
 import errno
 import json
+import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,12 @@ import pytest
 import experiments.recipe
 import experiments.selection
 from experiments.command_line import main
+from experiments.commands import RunCommand
+from experiments.help_groups import HEADINGS
 from fedsim import __version__, load_run
 from fedsim.record.checkpoint import Checkpoints
 
+FLAGS = re.MULTILINE | re.DOTALL
 SMALL = ["--devices", "8", "--cohort", "3", "--rounds", "2", "--workers", "0"]
 
 
@@ -58,6 +63,14 @@ class TestHelp:
     def test_help_of_a_command_ends_well_and_lists_its_options(self, capsys, command):
         assert main([command, "--help"]) == 0
         assert "--cohort" in capsys.readouterr().out
+
+    def test_help_of_run_has_every_option_once_under_the_heading_where_it_begins(self, capsys):
+        assert main(["run", "--rounds", "3", "--help"]) == 0
+        said = capsys.readouterr().out
+        listed = re.findall(r"^\W --([a-z][a-z-]+)", said, re.MULTILINE)
+        assert listed == [field.name.replace("_", "-") for field in fields(RunCommand)]
+        begin = re.findall(r"^\W+([a-z]+) options [^a-z].*?^\W --([a-z][a-z-]+)", said, FLAGS)
+        assert begin == [(name, key.replace("_", "-")) for key, (name, _) in HEADINGS.items()]
 
     def test_version(self, capsys):
         assert main(["--version"]) == 0
