@@ -162,6 +162,33 @@ CLIPPINGS = {
 }
 
 
+@pytest.mark.parametrize("dtype", [HALF, torch.float32])
+@pytest.mark.parametrize("way", ["random", "cancelling"])
+@pytest.mark.parametrize(("tokens", "width", "outputs"), [(6, 48, 96), (40, 30, 20)])
+def test_how_far_a_batch_is_padded_does_not_change_a_norm(tokens, width, outputs, way, dtype):
+    """Places without a gradient, whatever went in there, as if a longer example were in the batch.
+
+    Within 10 % where words cancel out, as float32 rounds; else to the last digits.
+    """
+
+    def padded(use, slopes):
+        if slopes.shape[-2] == 1:
+            return use, slopes
+        longer = 4 * tokens
+        inputs = use.inputs.repeat(*[1] * (use.inputs.dim() - 2), 4, 1)
+        slopes = torch.nn.functional.pad(slopes, (0, 0, 0, longer - tokens))
+        return use._replace(inputs=inputs, rows=Blocks(1, longer)), slopes
+
+    draw = torch.Generator().manual_seed(2)
+    layers = uses_of(tokens, width, outputs, SLOPES[way], INPUTS["one word"], draw, dtype)
+    before, after = (
+        stages.squares_of(stages.measure(*zip(*some, strict=True)))
+        for some in (layers, [padded(*layer) for layer in layers])
+    )
+    close = 1e-6 if way == "random" else 0.1
+    torch.testing.assert_close(after, before, rtol=close, atol=0)
+
+
 @pytest.mark.parametrize("clipping", CLIPPINGS.values(), ids=CLIPPINGS)
 def test_no_example_adds_more_than_the_stated_share_beyond_the_clip_norm(clipping):
     assert excess(clipping, SHAPES, seeds=1) <= TAU["bfloat16"]
