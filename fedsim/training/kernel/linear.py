@@ -35,6 +35,10 @@ def add(use: Use, values: tuple[Tensor, ...], factors: Tensor, totals: list[Tens
 
 register("linear", Rule(measure, add))
 
+SPACINGS = 4
+"""Of numbers at the largest squared norm possible, by which one is rounded up but after passes in
+half precision: over twice the largest error seen among examples of two words that cancel out."""
+
 
 def product_squares(
     inputs: Tensor, slopes: Tensor, constant: float, lift: float | Tensor = 0.0
@@ -91,7 +95,7 @@ def _raise(inputs: Tensor, slopes: Tensor, lift: float | Tensor) -> Tensor:
     batch makes them, and what another example adds may not depend on that.
     """
     most = (inputs * (slopes > 0)).sum(-1) * slopes.sum(-1)
-    return most * (lift if isinstance(lift, Tensor) else torch.finfo(most.dtype).eps)
+    return most * (lift if isinstance(lift, Tensor) else SPACINGS * torch.finfo(most.dtype).eps)
 
 
 def gram(rows: Tensor) -> Tensor:
