@@ -97,28 +97,30 @@ class ExamplePrivacy:
             found.append(
                 f"{empty} devices hold nothing in some period; drawn there, they reply with noise"
             )
+        return [*found, *self.caveats, *self.remarks]
+
+    @property
+    def caveats(self) -> list[str]:
+        """What passes and noise are assumed to be, and what the naive figure is."""
+        found = []
         if tau := TAU[self.mechanism.precision]:
             found.append(
-                f"devices' passes run in {self.mechanism.precision}, norms and sums in float32; "
+                f"passes run in {self.mechanism.precision}, norms and sums in float32; "
                 f"every step is priced as if a clipped gradient exceeded the clip norm by {tau:.2g}"
                 " of it, which bounds what rounding adds; that the passes of the others in a batch "
                 "are rounded alike without the example is assumed, and not proved"
             )
         if self.mechanism.secure_noise:
             found.append(
-                "the devices' noise comes from the operating system; the run cannot be reproduced"
+                "noise on examples' gradients comes from the operating system; the run cannot be "
+                "reproduced"
             )
-        return [*found, *self.caveats, *self.remarks]
-
-    @property
-    def caveats(self) -> list[str]:
-        """What the naive figure is, where there is one."""
-        if self.naive is None:
-            return []
-        return [
-            "privacy/example_epsilon_naive is what a naive reading would claim (each example "
-            "clipped by itself, all noise as at the first step); it is no bound on anything"
-        ]
+        if self.naive is not None:
+            found.append(
+                "privacy/example_epsilon_naive is what a naive reading would claim (each example "
+                "clipped by itself, all noise as at the first step); it is no bound on anything"
+            )
+        return found
 
     def figures(self, finished: FinishedRound) -> dict[str, Any]:
         """What examples have paid so far, and how many devices refused this round."""

@@ -20,7 +20,10 @@ inputs, and that the same example may be rounded otherwise in its passes when ot
 batch, or its batch is padded further; the assumptions of a run say so.
 """
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Precision = Literal["float32", "bfloat16"]
 """Number format of a device's forward and backward passes."""
@@ -32,15 +35,21 @@ SPACING = 2.0**-23
 """Distance of 1 to the next float32: 2 u."""
 
 
-def margin(features: int, tokens: int) -> float:
+def margin(features: int, tokens: "Tensor") -> "Tensor":
     """Share of P by which a squared norm is measured too long; see above.
 
     Args:
       features: inputs and outputs of the layer, over which inner products go.
-      tokens: rows of an example that are added up.
+      tokens: rows of each example that are added up, those with a gradient alone: how many more its
+        batch is padded to is up to other examples, and a norm that followed them would let one
+        record change what all the others add.
+
+    Returns:
+      As many.
 
     Example:
-      >>> f"{margin(features=192 + 512, tokens=16):.1e}"
+      >>> import torch
+      >>> f"{margin(features=192 + 512, tokens=torch.tensor(16)).item():.1e}"
       '8.7e-05'
     """
     return SPACING * (features + tokens + tokens**2 / 256 + 8)

@@ -86,6 +86,13 @@ def test_private_central_training_has_one_account_of_every_epochs_steps(monkeypa
     assert again.summary["model_sha256"] == run.summary["model_sha256"]
 
 
+def test_private_central_training_says_what_it_assumes_of_rounding(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments.central, "EPOCHS", 1)
+    options = RunOptions(devices=2, dp="example", precision="bfloat16", secure_noise=True)
+    said = " ".join(run_central(options, tmp_path / "run").start["assumptions"])
+    assert "passes run in bfloat16" in said and "operating system" in said
+
+
 def test_noise_that_falls_over_all_epochs_is_charged_as_it_was_drawn(monkeypatch):
     monkeypatch.setattr(experiments.central, "EPOCHS", 3)
     used, noise = [], dpsgd.DPSGD._noise

@@ -15,10 +15,11 @@ def measure(use: Use, inputs: Tensor, slopes: Tensor) -> Measured:
     each = [use.rows.by_example(rows) for rows in (slopes * inputs, slopes)]
     scale, bias = (rows.sum(-2) for rows in each)
     squares = scale.square().sum(-1) + bias.square().sum(-1)
-    tokens, features = each[0].shape[-2:]
-    if share := lift(use, features, tokens):
+    share = lift(use, scale.shape[-1], each[1])
+    if isinstance(share, Tensor):
         # As long as all words pointing the same way would be, at most.
-        squares += share * tokens * sum(rows.square().sum((-2, -1)) for rows in each)
+        words = (each[1] != 0).any(-1).sum(-1)
+        squares += share * words * sum(rows.square().sum((-2, -1)) for rows in each)
     return Measured(squares, (scale, bias))
 
 

@@ -17,10 +17,10 @@ from fedsim.training.kernel.rules import Measured, Rule, lift, of_rows, register
 def measure(use: Use, ids: Tensor, slopes: Tensor) -> Measured:
     """Parameter: the table, (..., table rows, width); `ids` are (..., rows, pieces)."""
     words, g = use.rows.by_example(ids), use.rows.by_example(slopes)
-    # One row may get what every piece of every word adds.
-    most = words.shape[-2] * words.shape[-1]
     pairs = _equal_pairs(words, slopes.dtype)
-    squares = gram_squares(gram(g), pairs, lift(use, g.shape[-1], most))
+    # One row may get what every piece of every word adds.
+    share = lift(use, g.shape[-1], g, pieces=words.shape[-1])
+    squares = gram_squares(gram(g), pairs, share)
     return Measured(use.gain**2 * squares, (slopes,))
 
 

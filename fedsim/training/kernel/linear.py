@@ -19,7 +19,7 @@ def measure(use: Use, inputs: Tensor, slopes: Tensor) -> Measured:
     """Parameters: weight (..., outputs, inputs) and, if there is one, bias (..., outputs)."""
     constant = float(len(use.parameters) - 1)
     a, g = use.rows.by_example(inputs), use.rows.by_example(slopes)
-    squares = product_squares(a, g, constant, lift(use, a.shape[-1] + g.shape[-1], a.shape[-2]))
+    squares = product_squares(a, g, constant, lift(use, a.shape[-1] + g.shape[-1], g))
     return Measured(squares, (inputs, slopes))
 
 
@@ -35,15 +35,22 @@ def add(use: Use, values: tuple[Tensor, ...], factors: Tensor, totals: list[Tens
 
 register("linear", Rule(measure, add))
 
+SPACINGS = 4
+"""Of numbers at the largest squared norm possible, by which one is rounded up but after passes in
+half precision: over twice the largest error seen among examples of two words that cancel out."""
 
-def product_squares(inputs: Tensor, slopes: Tensor, constant: float, lift: float = 0.0) -> Tensor:
+
+def product_squares(
+    inputs: Tensor, slopes: Tensor, constant: float, lift: float | Tensor = 0.0
+) -> Tensor:
     """Squared norms of sum_t g_t [a_t, c]', one for each example.
 
     Args:
       inputs: (..., tokens, inputs).
       slopes: (..., tokens, outputs).
       constant: c squared, 1 where there is a bias and 0 where there is none.
-      lift: share of sum (|a_t|^2 + c^2) x sum |g_t|^2 that is added.
+      lift: share of sum (|a_t|^2 + c^2) x sum |g_t|^2 that is added at least, over words with a
+        gradient; one number, or (...).
 
     Returns:
       (...).
@@ -61,33 +68,34 @@ def product_squares(inputs: Tensor, slopes: Tensor, constant: float, lift: float
         return gram_squares(gram(slopes), gram(inputs) + constant, lift)
     direct = (slopes.mT @ inputs).square().sum((-2, -1))
     squares = direct + constant * slopes.sum(-2).square().sum(-1)
-    most = inputs.square().sum((-2, -1)) + tokens * constant
-    return squares.addcmul_(most, slopes.square().sum((-2, -1)), value=_share(lift, squares))
+    return squares + _raise(inputs.square().sum(-1) + constant, slopes.square().sum(-1), lift)
 
 
-def gram_squares(one: Tensor, other: Tensor, lift: float = 0.0) -> Tensor:
+def gram_squares(slopes: Tensor, others: Tensor, lift: float | Tensor = 0.0) -> Tensor:
     """Sum of the products of two Gram matrices, rounded up: (..., tokens, tokens) -> (...).
 
     Words may cancel out, until what is left is smaller than the rounding of what was added up. A
     norm measured too short would let an example move the sum by more than the clip norm. No product
-    exceeds that of the traces, of which at least a share of `lift` is added.
+    exceeds that of the traces over words with a gradient, of which at least a share of `lift` is
+    added.
 
     Example:
       >>> opposite = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
       >>> 0 < gram_squares(opposite, torch.ones(2, 2)) < 1e-6
       tensor(True)
     """
-    most = _trace(one) * _trace(other)
-    return torch.add((one * other).sum((-2, -1)), most, alpha=_share(lift, most))
+    inputs, own = (each.diagonal(dim1=-2, dim2=-1) for each in (others, slopes))
+    return (slopes * others).sum((-2, -1)) + _raise(inputs, own, lift)
 
 
-def _share(lift: float, squares: Tensor) -> float:
-    """`lift`, or the spacing of the numbers where that is more."""
-    return max(lift, torch.finfo(squares.dtype).eps)
+def _raise(inputs: Tensor, slopes: Tensor, lift: float | Tensor) -> Tensor:
+    """What is added to squared norms, from the squared lengths of rows, (..., tokens) each.
 
-
-def _trace(matrices: Tensor) -> Tensor:
-    return matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
+    Rows without a gradient are left out, whatever went in: there are as many as the longest of a
+    batch makes them, and what another example adds may not depend on that.
+    """
+    most = (inputs * (slopes > 0)).sum(-1) * slopes.sum(-1)
+    return most * (lift if isinstance(lift, Tensor) else SPACINGS * torch.finfo(most.dtype).eps)
 
 
 def gram(rows: Tensor) -> Tensor:

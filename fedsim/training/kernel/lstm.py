@@ -29,7 +29,7 @@ def measure(use: Use, inputs: Tensor, slopes: Tensor) -> Measured:
 
 def _squares(use: Use, inputs: Tensor, slopes: Tensor) -> Tensor:
     features = inputs.shape[-1] + slopes.shape[-1]
-    return product_squares(inputs, slopes, 1.0, lift(use, features, inputs.shape[-2]))
+    return product_squares(inputs, slopes, 1.0, lift(use, features, slopes))
 
 
 register("lstm", Rule(measure, add))

@@ -51,13 +51,26 @@ def register(kind: str, rule: Rule) -> None:
     RULES[kind] = rule
 
 
-def lift(use: Use, features: int, tokens: int) -> float:
+def lift(use: Use, features: int, slopes: Tensor, pieces: int = 1) -> float | Tensor:
     """By what share of its largest possible value a squared norm is rounded up.
 
     0 but after passes in half precision, where the bound on what an example adds is to hold
-    whatever float32 has rounded: see `fedsim.privacy.rounding`; `features` and `tokens` as there.
+    whatever float32 has rounded: see `fedsim.privacy.rounding`. Rows without a gradient are not
+    counted: how far a batch is padded depends on its longest example, and nobody else's clip
+    factor may.
+
+    Args:
+      use: of the layer.
+      features: as in `margin`.
+      slopes: (..., examples, tokens, outputs).
+      pieces: what a row adds to one row of the parameter at most.
+
+    Returns:
+      0, or (..., examples).
     """
-    return margin(features, tokens) if use.parameters[0].dtype.itemsize < 4 else 0.0
+    if use.parameters[0].dtype.itemsize >= 4:
+        return 0.0
+    return margin(features, pieces * (slopes != 0).any(-1).sum(-1))
 
 
 def of_rows(rows: Rows, factors: Tensor, values: Tensor) -> Tensor:

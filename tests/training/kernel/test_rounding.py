@@ -13,6 +13,7 @@ from fedsim.models.tape import Blocks, Use
 from fedsim.privacy.clipping import Automatic, Flat, PerLayer
 from fedsim.privacy.rounding import TAU
 from fedsim.training.kernel import stages
+from fedsim.training.kernel.linear import product_squares
 from fedsim.training.kernel.rules import RULES
 
 HALF = torch.bfloat16
@@ -162,6 +163,33 @@ CLIPPINGS = {
 }
 
 
+@pytest.mark.parametrize("dtype", [HALF, torch.float32])
+@pytest.mark.parametrize("way", ["random", "cancelling"])
+@pytest.mark.parametrize(("tokens", "width", "outputs"), [(6, 48, 96), (40, 30, 20)])
+def test_how_far_a_batch_is_padded_does_not_change_a_norm(tokens, width, outputs, way, dtype):
+    """Places without a gradient, whatever went in there, as if a longer example were in the batch.
+
+    Within 10 % where words cancel out, as float32 rounds; else to the last digits.
+    """
+
+    def padded(use, slopes):
+        if slopes.shape[-2] == 1:
+            return use, slopes
+        longer = 4 * tokens
+        inputs = use.inputs.repeat(*[1] * (use.inputs.dim() - 2), 4, 1)
+        slopes = torch.nn.functional.pad(slopes, (0, 0, 0, longer - tokens))
+        return use._replace(inputs=inputs, rows=Blocks(1, longer)), slopes
+
+    draw = torch.Generator().manual_seed(2)
+    layers = uses_of(tokens, width, outputs, SLOPES[way], INPUTS["one word"], draw, dtype)
+    before, after = (
+        stages.squares_of(stages.measure(*zip(*some, strict=True)))
+        for some in (layers, [padded(*layer) for layer in layers])
+    )
+    close = 1e-6 if way == "random" else 0.1
+    torch.testing.assert_close(after, before, rtol=close, atol=0)
+
+
 @pytest.mark.parametrize("clipping", CLIPPINGS.values(), ids=CLIPPINGS)
 def test_no_example_adds_more_than_the_stated_share_beyond_the_clip_norm(clipping):
     assert excess(clipping, SHAPES, seeds=1) <= TAU["bfloat16"]
@@ -170,3 +198,17 @@ def test_no_example_adds_more_than_the_stated_share_beyond_the_clip_norm(clippin
 @pytest.mark.parametrize("clipping", CLIPPINGS.values(), ids=CLIPPINGS)
 def test_in_float32_no_example_adds_more_than_the_clip_norm_but_for_a_last_digit(clipping):
     assert excess(clipping, SHAPES, seeds=1, dtype=torch.float32) <= 1e-6
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 16), (2, 64, 64), (2, 128, 512), (3, 64, 64)])
+def test_of_thousands_of_words_that_take_back_another_no_norm_is_measured_too_short(shape):
+    """Two words that were nearly the same, with opposite slopes: Gram matrices leave rounding."""
+    tokens, width, outputs = shape
+    draw = torch.Generator().manual_seed(0)
+    near = 1 + 1e-4 * torch.randn(2000, tokens, 1, generator=draw)
+    inputs = torch.randn(2000, 1, width, generator=draw) * near
+    slopes = 1e5 * torch.randn(2000, tokens, outputs, generator=draw)
+    slopes[:, -1] = -slopes[:, :-1].sum(1)
+    factors = (1 / product_squares(inputs, slopes, 0.0).clamp(min=0).sqrt()).clamp(max=1)
+    added = (slopes.double() * factors.double().view(-1, 1, 1)).mT @ inputs.double()
+    assert added.square().sum((1, 2)).sqrt().max() <= 1 + 1e-6
