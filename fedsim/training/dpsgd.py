@@ -25,6 +25,7 @@ from fedsim.training.backends import ClippedGradient
 from fedsim.training.clip_norm import SplitNoise, adapted, clip_bits, split_noise
 from fedsim.training.gaussian import Source, opened, resumed
 from fedsim.training.kernel import clipped_gradient
+from fedsim.training.one_by_one import one_by_one
 from fedsim.training.precision import cast
 from fedsim.training.procedures import Losses, Randomness, State
 
@@ -91,6 +92,12 @@ class DPSGD:
             self.gradient is clipped_gradient or not self.clipping.whole,
             "clipping is in micro-batches, which the clipping kernel alone computes; choose the "
             "backend book-keeping, and a model built from the layer functions of fedsim.models",
+        )
+        exact = self.gradient in (clipped_gradient, one_by_one) and not self.clipping.whole
+        require(
+            self.precision == "float32" or exact,
+            f"precision is {self.precision}, whose rounding is accounted for where examples are "
+            "clipped one by one by clipped_gradient or one_by_one; choose float32, or one of these",
         )
         if self.adaptive:
             split_noise(self.adaptive, noise, self.clipping.bound, torch.ones(()))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from few import HELD, MODELS, PEOPLE
 
+from fedsim.errors import ConfigError
 from fedsim.models import BiLSTMTagger, TransformerTagger
 from fedsim.models.tape import tape
 from fedsim.privacy import ExampleLevel
@@ -16,6 +17,8 @@ from fedsim.training.cohort import in_turn, train_together
 from fedsim.training.kernel import clipped_gradient
 from fedsim.training.kernel.rules import RULES
 from fedsim.training.kernel.stages import matched
+from fedsim.training.one_by_one import one_by_one
+from fedsim.training.opacus.gradient import GhostGradient, HooksGradient
 from fedsim.training.precision import cast, in_precision
 
 HALF = "bfloat16"
@@ -224,3 +227,19 @@ def test_a_stack_of_devices_goes_where_the_devices_go_alone(model, way):
         else:
             assert_near(*ways, 0.1)
             assert one.loss == pytest.approx(other.loss, rel=0.02)
+
+
+@pytest.mark.parametrize("of", [HooksGradient, GhostGradient])
+def test_a_gradient_whose_rounding_is_not_accounted_for_is_refused(of):
+    model = TAGGERS["bilstm"]
+    private = DPSGD(
+        losses=model.losses,
+        learning_rate=1.0,
+        clip_norm=1.0,
+        noise_multiplier=1.0,
+        physical_size=4,
+        gradient=of(model),
+    )
+    with pytest.raises(ConfigError, match="precision is bfloat16"):
+        replace(private, precision=HALF)
+    assert replace(private, precision=HALF, gradient=one_by_one).precision == HALF
