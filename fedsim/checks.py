@@ -84,7 +84,11 @@ def prepare(
         private.mechanism = replace(private.mechanism, delta=delta)
     rounds = Counter(schedule.period(round) for round in range(1, schedule.rounds + 1))
     activities = [people.activity(period) for period in range(people.periods)]
-    last = strategy.prepare(activities, [rounds[period] for period in range(people.periods)])
+    last = strategy.prepare(
+        activities,
+        [rounds[period] for period in range(people.periods)],
+        claimed=delta is not None,
+    )
     return schedule.rounds if last is None else last
 
 

@@ -103,6 +103,8 @@ class Round:
                 forget()
                 error = f"{fault}; the model stays as it was"
                 failures.append(Failure(SERVER, "aggregate", error))
+        if hasattr(self.strategy, "released"):
+            self.strategy.released(round, parameters)
         with seeded_globals(self.seed, "evaluate", round):
             evaluated, unheard = self._evaluate(round, grid, parameters)
         return FinishedRound(

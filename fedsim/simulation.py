@@ -30,6 +30,7 @@ from fedsim.faults import Faults
 from fedsim.models.joint import JointTagger
 from fedsim.population import Population
 from fedsim.privacy.account import Account
+from fedsim.privacy.claim import reads_of
 from fedsim.privacy.example_spent import ExamplePrivacy, example_privacy
 from fedsim.privacy.spent import privacy_probe
 from fedsim.probes import Observer, Probe, standard_probes
@@ -175,7 +176,8 @@ class Simulation:
         app, example, trainer = self.client, None, None
         if not isinstance(app, ClientApp):
             trainer = app.bind(people, self.model, self.seed)
-            app, example = app.app(trainer), example_privacy(trainer, people)
+            app = app.app(trainer)
+            example = example_privacy(trainer, people, reads_of(self.strategy))
         delta = None if example is None else example.ledger.delta
         last = prepare(self.strategy, people, self.schedule, delta)
         workers = (os.cpu_count() or 1) if self.workers is None else self.workers

@@ -9,11 +9,15 @@ one and are refused.
 
 What the devices say of themselves (losses, numbers of examples) is never read: weights come from
 the round's plan.
+
+The noise multiplier may change from round to round, by a `NoiseSchedule`. Its rounds are priced as
+if it followed what was released, whether it does or not: by a filter, at a budget for every device.
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -27,11 +31,14 @@ from fedsim.engine.cohort import CohortGrid
 from fedsim.engine.flower import to_parameters, to_record
 from fedsim.errors import ConfigError, require
 from fedsim.plan import Plan
+from fedsim.privacy.claim import Reads, reads_of, weakest
 from fedsim.privacy.device_ledger import DeviceLedger
 from fedsim.privacy.device_noise import Period, last_round, opened, resolved
+from fedsim.privacy.events import NonPrivate
+from fedsim.privacy.filtered_ledger import FilteredLedger
 from fedsim.privacy.noise import Normal, secure, seeded
 from fedsim.privacy.release import DeviceLevel, Release
-from fedsim.state import StrategyState
+from fedsim.state import Stateful, StrategyState
 from strategies.selective import TREES, UNWEIGHTED, Selective
 
 COMPARING = (*UNWEIGHTED, *TREES)
@@ -46,15 +53,32 @@ PRIVATE_ALREADY = (
 """Flower's own wrappers, whose noise nobody would account for."""
 
 
+class NoiseSchedule(Protocol):
+    """Noise multipliers that follow what was released, of every round of a run.
+
+    It remembers, so it has `state_dict()` and `load_state_dict()` too, of what a checkpoint holds.
+    One that reads anything else than released models says so by `reads = "private"`.
+    """
+
+    def noise_multiplier(self, round: int) -> float:
+        """sigma of a round, from 1; that of the first is the mechanism's."""
+
+    def released(self, round: int, parameters: dict[str, Tensor]) -> None:
+        """Told after every round what its new global model is, in copies of its own."""
+
+
 class PrivateAggregation(Strategy):
     """A server optimizer that sees only private mean updates; goes inside `Selective`.
 
     Args:
       strategy: the server optimizer: FedAvg, FedAvgM, FedAdam, FedProx, ...
       mechanism: clip norm, noise and what neighbours differ in.
+      noise: the noise multiplier of every round, where it does not stay at the mechanism's; needs
+        `mechanism.device_budget`.
 
     Raises:
-      ConfigError: the strategy compares devices, selects them, or is private already.
+      ConfigError: the strategy compares devices, selects them, or is private already; or the noise
+        does not begin at the mechanism's, cannot be saved, or goes with a fixed noise on clip bits.
 
     Example:
       >>> from flwr.serverapp.strategy import FedAvg, FedMedian
@@ -63,7 +87,9 @@ class PrivateAggregation(Strategy):
       fedsim.errors.ConfigError: FedMedian compares devices, and under device-level DP ...
     """
 
-    def __init__(self, strategy: Strategy, mechanism: DeviceLevel) -> None:
+    def __init__(
+        self, strategy: Strategy, mechanism: DeviceLevel, noise: NoiseSchedule | None = None
+    ) -> None:
         name = type(strategy).__name__
         require(
             not isinstance(strategy, COMPARING),
@@ -80,10 +106,16 @@ class PrivateAggregation(Strategy):
             f"{name} cannot go inside PrivateAggregation; the order is "
             "Selective(PrivateAggregation(FedAvg(), mechanism), policy)",
         )
+        if noise is not None:
+            _check_noise(noise, mechanism)
         self.strategy = strategy
         self.mechanism = mechanism
+        self.noise = noise
+        self.reads: Reads = "activity"
+        if noise is not None:
+            self.reads = weakest(["releases", reads_of(noise)])
         self.clip_norm = mechanism.clip_norm
-        self._ledger: DeviceLedger | None = None
+        self._ledger: DeviceLedger | FilteredLedger | None = None
         self._plan: Plan | None = None
         self._sent: dict[str, Tensor] = {}
 
@@ -99,13 +131,18 @@ class PrivateAggregation(Strategy):
         raise AttributeError(name)
 
     @property
-    def ledger(self) -> DeviceLedger:
+    def ledger(self) -> DeviceLedger | FilteredLedger:
         """Every device's account; there is one once the strategy is prepared."""
         assert self._ledger is not None, "Simulation prepares strategies"
         return self._ledger
 
     def prepare(
-        self, periods: Sequence[Period], *, independent: bool, cap: float | None
+        self,
+        periods: Sequence[Period],
+        *,
+        independent: bool,
+        cap: float | None,
+        reads: Reads = "activity",
     ) -> int | None:
         """Open the ledger, find the noise where a target epsilon is given, and the last round.
 
@@ -113,38 +150,57 @@ class PrivateAggregation(Strategy):
           periods: (rates (devices,), weights (devices,), rounds) of each.
           independent: whether cohorts are drawn by independent coins.
           cap: public bound on every rate, or None without one.
+          reads: what the rates depend on.
 
         Returns:
           The last round that the run's budget allows; None where it allows all.
 
         Raises:
           ConfigError: delta is too large, no noise reaches the target, a bound is missing, or a
-            budget is spent by the first round.
+            budget is spent by the first round, or is missing where rates or noise follow releases.
         """
-        self.mechanism = resolved(self.mechanism, periods, independent=independent, cap=cap)
+        self.reads = weakest([self.reads, reads])
+        self.mechanism = resolved(
+            self.mechanism, periods, independent=independent, cap=cap, reads=self.reads
+        )
         self._ledger = opened(self.mechanism, periods, independent=independent, cap=cap)
         return last_round(self.mechanism, periods, independent=independent, cap=cap)
 
-    def release(self, rates: np.ndarray, weights: np.ndarray, scheduled: np.ndarray) -> Release:
-        """The mechanism of a round, at the present clip norm.
+    def release(
+        self, round: int, rates: np.ndarray, weights: np.ndarray, scheduled: np.ndarray
+    ) -> Release:
+        """The mechanism of a round, at the present clip norm and noise.
 
         Args:
+          round: from 1.
           rates: (devices,) participation rates.
           weights: (devices,) weight of every device that may come.
           scheduled: (devices,) rates before any device retired.
+
+        Raises:
+          ConfigError: the noise schedule gives no positive noise.
         """
-        return self.mechanism.release(
+        mechanism = self.mechanism
+        if self.noise is not None:
+            sigma = float(self.noise.noise_multiplier(round))
+            require(
+                0 < sigma < math.inf,
+                f"noise_multiplier({round}) of {type(self.noise).__name__} is {sigma}; let it give "
+                "finite numbers above 0",
+            )
+            mechanism = replace(mechanism, noise_multiplier=sigma)
+        return mechanism.release(
             rates=rates, weights=weights, clip_norm=self.clip_norm, scheduled=scheduled
         )
 
     def affordable(
-        self, rates: np.ndarray, weights: np.ndarray, *, independent: bool
+        self, round: int, rates: np.ndarray, weights: np.ndarray, *, independent: bool
     ) -> np.ndarray | None:
         """(devices,) which devices a further round leaves within their budget; None without one."""
         if self.mechanism.device_budget is None:
             return None
-        planned = self.release(rates, weights, rates).event(rates, weights, independent=independent)
-        return self.ledger.affordable(planned)
+        release = self.release(round, rates, weights, rates)
+        return self.ledger.affordable(release.event(rates, weights, independent=independent))
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -159,6 +215,9 @@ class PrivateAggregation(Strategy):
         # Charged at the draw, whatever becomes of it.
         independent = plan.draw == "poisson"
         spent = plan.mechanism.event(plan.rates, plan.device_weights, independent=independent)
+        if self.reads == "private":
+            # The noise covers the sum, and not what its rates or its noise gave away.
+            spent = replace(spent, event=NonPrivate())
         self.ledger.charge(spent, plan.cohort)
         self._sent = to_parameters(arrays)
         return self.strategy.configure_train(server_round, arrays, config, grid)
@@ -197,6 +256,11 @@ class PrivateAggregation(Strategy):
         only = Message(content, dst_node_id=0, message_type="train")
         return self.strategy.aggregate_train(server_round, [only])
 
+    def released(self, round: int, parameters: Mapping[str, Tensor]) -> None:
+        """Tell the noise schedule, if any, what a round's new global model is."""
+        if self.noise is not None:
+            self.noise.released(round, {name: p.clone() for name, p in parameters.items()})
+
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
@@ -210,9 +274,10 @@ class PrivateAggregation(Strategy):
         return None
 
     def state_dict(self) -> dict[str, Any]:
-        """The clip norm, the ledger, and what the wrapped strategy remembers."""
+        """The clip norm, the ledger, and what noise schedule and wrapped strategy remember."""
         return {
             "clip_norm": self.clip_norm,
+            "noise": self.noise.state_dict() if isinstance(self.noise, Stateful) else None,
             "ledger": None if self._ledger is None else self._ledger.state_dict(),
             "strategy": StrategyState(self.strategy).state_dict(),
         }
@@ -221,11 +286,34 @@ class PrivateAggregation(Strategy):
         """Go on from a saved state."""
         self.clip_norm = state["clip_norm"]
         self.ledger.load_state_dict(state["ledger"])
+        if isinstance(self.noise, Stateful):
+            self.noise.load_state_dict(state["noise"])
         StrategyState(self.strategy).load_state_dict(state["strategy"])
 
     def summary(self) -> None:
         """The wrapped strategy's."""
         self.strategy.summary()
+
+
+def _check_noise(noise: NoiseSchedule, mechanism: DeviceLevel) -> None:
+    name = type(noise).__name__
+    require(
+        isinstance(noise, Stateful),
+        f"{name} remembers what was released; give it state_dict() and load_state_dict(), so that "
+        "a run that was interrupted can go on",
+    )
+    begins = noise.noise_multiplier(1)
+    require(
+        begins == mechanism.noise_multiplier,
+        f"noise_multiplier is {mechanism.noise_multiplier}, and {name} begins at {begins}; give "
+        "both the same",
+    )
+    fixed = mechanism.adaptive is not None and mechanism.adaptive.bit_noise is not None
+    require(
+        not fixed,
+        f"bit_noise is fixed, but {name} changes the noise it must exceed half of; leave bit_noise "
+        "out",
+    )
 
 
 def _flat(reply: Message, like: dict[str, Tensor]) -> Tensor:

@@ -1,8 +1,9 @@
 """How likely is each device to take part in a round?
 
 A policy turns activity (examples a device holds) into participation rates, and the rates travel
-with the round, so that what is accounted is the draw that was made (`strategies.draw`). Policies
-are pure: they hold no state and read no clock.
+with the round, so that what is accounted is the draw that was made (`strategies.draw`). The
+policies here are pure: they hold no state and read no clock. One of your own may follow released
+models or what devices reply, if it says so (`strategies.selective`).
 
 Activity-based selection: Dupuy et al., "Learnings from federated learning in the real world",
 ICASSP 2022, https://arxiv.org/abs/2202.03925. The family below is ours.

@@ -10,16 +10,25 @@ weights, uniform sampling with weights by examples; doing both counts active dev
 divides by the realised sum of weights, so inverse-rate weights n_i / q_i are self-normalised
 (Hajek).
 
-Under device-level DP rates and weights are announced before the first round, and a policy that then
-gives others is refused (`Selective.plan`): so neither they nor the noise ever depend on what was
-released, and the ledger may add up a history that was fixed in advance. Where they did, ordinary
-composition would not cover the sum, and a Renyi filter (Feldman and Zrnic, NeurIPS 2021,
-https://arxiv.org/abs/2008.11193) would have to stop each device at an order fixed beforehand.
-An adaptive clip norm does depend on releases and needs none: noise follows it, so sigma stays.
+What a policy reads decides what may be claimed; it says so by an attribute `reads`:
+
+- "activity", which it need not say: rates are a pure function of activity. Under device-level or
+  example-level DP they are announced before the first round, and a policy that then gives others is
+  refused (`Selective.plan`): neither they nor the noise ever depend on what was released, and the
+  ledger may add up a history that was fixed in advance.
+- "releases": `released(round, parameters)` is called after every round with the new global model,
+  and rates may follow from it. Ordinary composition does not cover the sum then. Under device-level
+  DP a Renyi filter stops each device within a budget fixed beforehand, and that budget is the claim
+  (`fedsim.privacy.filtered_ledger`); example-level claims are infinite.
+- "private": `replied(round, metrics)` is called as well, before aggregation, with what the devices
+  said of themselves, such as their losses. No noise covers that: every epsilon is infinite.
+
+An adaptive clip norm does depend on releases and needs none of this: noise follows it, so that
+sigma stays.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -36,13 +45,15 @@ from flwr.serverapp.strategy import (
     QFedAvg,
     Strategy,
 )
+from torch import Tensor
 
 from fedsim.engine.cohort import CohortGrid
 from fedsim.engine.replies import metrics_of
 from fedsim.errors import ConfigError, require
 from fedsim.plan import Draw, Plan
+from fedsim.privacy.claim import READS, Reads, reads_of, weakest
 from fedsim.privacy.release import DeviceLevel
-from fedsim.state import StrategyState
+from fedsim.state import Stateful, StrategyState
 from strategies.draw import draw_cohort
 from strategies.selection import SelectionPolicy
 from strategies.weighting import bounded_weights, weights_of
@@ -68,7 +79,8 @@ class Selective(Strategy):
       draw: "poisson" (independent coins) or "fixed" (fixed size, same rates).
 
     Raises:
-      ConfigError: the strategy selects devices itself, or cannot use the weighting.
+      ConfigError: the strategy selects devices itself, or cannot use the weighting; or the policy
+        reads more than it declares, or cannot be saved.
     """
 
     def __init__(
@@ -102,6 +114,7 @@ class Selective(Strategy):
             hasattr(strategy, "weighted_by_key"),
             f"{name} has no weighted_by_key, so planned weights cannot reach it",
         )
+        _check_reads(policy)
         self.strategy = strategy
         self.policy = policy
         self.draw = draw
@@ -117,12 +130,22 @@ class Selective(Strategy):
         """The wrapped strategy's device-level privacy, or None without any."""
         return getattr(self.strategy, "mechanism", None)
 
-    def prepare(self, activities: Sequence[np.ndarray], rounds: Sequence[int]) -> int | None:
+    @property
+    def reads(self) -> Reads:
+        """What decides who takes part: what the policy reads, and the noise, for which devices may
+        have to sit a round out."""
+        return weakest([reads_of(self.policy), reads_of(self.strategy)])
+
+    def prepare(
+        self, activities: Sequence[np.ndarray], rounds: Sequence[int], *, claimed: bool = False
+    ) -> int | None:
         """Let a private strategy resolve what depends on who takes part, and for how long.
 
         Args:
           activities: (devices,) examples each device holds, of every period.
           rounds: of every period.
+          claimed: whether devices protect their examples, so that a claim rests on the rates even
+            where the strategy is not private.
 
         Returns:
           The last round that its budget allows, or None where it allows all.
@@ -130,7 +153,7 @@ class Selective(Strategy):
         Raises:
           ConfigError: the privacy that was asked for cannot be had.
         """
-        if self.mechanism is None:
+        if self.mechanism is None and not claimed:
             return None
         periods, announced = [], {}
         self._announced = {}
@@ -139,15 +162,18 @@ class Selective(Strategy):
             announced[_digest(activity)] = _digest(rates, weights)
             periods.append((rates, weights, count))
         self._announced = announced
+        if self.mechanism is None:
+            return None
         return self.strategy.prepare(  # type: ignore[attr-defined]
             periods,
             independent=self.draw == "poisson",
             cap=getattr(self.policy, "public_cap", None),
+            reads=reads_of(self.policy),
         )
 
     def plan(self, round: int, period: int, activity: np.ndarray, seed: int) -> Plan:
-        """Plan one round; a pure function of its arguments, and of rates scheduled before it where
-        devices retire.
+        """Plan one round; a pure function of its arguments, of what was released or replied where
+        the policy reads it, and of rates scheduled before where devices retire.
 
         Args:
           round: from 1.
@@ -156,13 +182,16 @@ class Selective(Strategy):
           seed: the run's.
 
         Raises:
-          ConfigError: under device-level DP, other rates or weights than were announced.
+          ConfigError: where privacy is claimed, other rates or weights than were announced, of a
+            policy that did not declare it.
         """
         rates, weights = self._rates_and_weights(activity)
         release = None
         if self.mechanism is not None:
-            scheduled, rates = rates, self._without_retired(rates, weights)
-            release = self.strategy.release(rates, weights, scheduled)  # type: ignore[attr-defined]
+            scheduled, rates = rates, self._without_retired(round, rates, weights)
+            release = self.strategy.release(  # type: ignore[attr-defined]
+                round, rates, weights, scheduled
+            )
         cohort = draw_cohort(rates, self.draw, seed, round)
         return Plan(
             round=round,
@@ -177,37 +206,43 @@ class Selective(Strategy):
             mechanism=release,
         )
 
-    def _without_retired(self, rates: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    def _without_retired(self, round: int, rates: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Rates, 0 for devices whose budget is spent; no other rate changes for it."""
         independent = self.draw == "poisson"
         within = self.strategy.affordable(  # type: ignore[attr-defined]
-            rates, weights, independent=independent
+            round, rates, weights, independent=independent
         )
         return rates if within is None else np.where(within, rates, 0.0)
 
     def _rates_and_weights(self, activity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of every device, computed once a period: activity changes no more often."""
-        if self._known is None or not np.array_equal(self._known[0], activity):
-            rates = self.policy.rates(activity)
-            if self.mechanism is None:
-                weights = weights_of(self.weighting, activity, rates)
-            else:
-                weights = bounded_weights(self.weighting, activity, rates, self.mechanism)
-                own, announced = _digest(rates, weights), self._announced
-                require(
-                    not announced or _digest(activity) in announced,
-                    "a round's activity is that of no period that was announced before the first "
-                    "round, and nothing covers rates that are made up later; plan with the "
-                    "population that prepare() was given",
-                )
-                require(
-                    not announced or announced[_digest(activity)] == own,
-                    f"{type(self.policy).__name__} gives other rates for the same activity than "
-                    "before the first round, and nothing covers rates that depend on what was "
-                    "released; let rates() be a pure function of activity",
-                )
-            self._known = (activity, rates, weights)
-        return self._known[1:]
+        """Of every device; computed once a period where they follow from activity alone, because
+        that changes no more often."""
+        pure = reads_of(self.policy) == "activity"
+        if pure and self._known is not None and np.array_equal(self._known[0], activity):
+            return self._known[1:]
+        rates = self.policy.rates(activity)
+        if self.mechanism is None:
+            weights = weights_of(self.weighting, activity, rates)
+        else:
+            weights = bounded_weights(self.weighting, activity, rates, self.mechanism)
+        if self._announced:
+            announced = self._announced.get(_digest(activity))
+            require(
+                announced is not None,
+                "a round's activity is that of no period that was announced before the first "
+                "round, and nothing covers rates that are made up later; plan with the "
+                "population that prepare() was given",
+            )
+            require(
+                not pure or announced == _digest(rates, weights),
+                f"{type(self.policy).__name__} gives other rates for the same activity than "
+                "before the first round; let rates() be a pure function of activity, or declare "
+                "what it reads: reads = 'releases' for models that were released (a filter then "
+                "keeps each device within device_budget), reads = 'private' for anything else of "
+                "the devices' (every epsilon is then infinite)",
+            )
+        self._known = (activity, rates, weights)
+        return rates, weights
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -231,6 +266,10 @@ class Selective(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Aggregate under the planned weights; devices of weight 0 are left out."""
+        if hasattr(self.policy, "replied"):
+            replies = list(replies)
+            said = {reply.metadata.src_node_id: dict(metrics_of(reply)) for reply in replies}
+            self.policy.replied(server_round, said)
         weighted = []
         for reply in replies:
             weight = self._weights[reply.metadata.src_node_id]
@@ -239,6 +278,18 @@ class Selective(Strategy):
                 metrics[self.strategy.weighted_by_key] = weight  # type: ignore[attr-defined]
                 weighted.append(reply)
         return self.strategy.aggregate_train(server_round, weighted)
+
+    def released(self, round: int, parameters: Mapping[str, Tensor]) -> None:
+        """Tell who reads it what a round's new global model is: a copy each, never the model.
+
+        Args:
+          round: from 1.
+          parameters: the model, by name.
+        """
+        if hasattr(self.policy, "released"):
+            self.policy.released(round, {name: p.clone() for name, p in parameters.items()})
+        if hasattr(self.strategy, "released"):
+            self.strategy.released(round, parameters)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -253,16 +304,45 @@ class Selective(Strategy):
         return None
 
     def state_dict(self) -> dict[str, Any]:
-        """The wrapped strategy's; plans are pure functions, so nothing else is remembered."""
-        return StrategyState(self.strategy).state_dict()
+        """What the wrapped strategy remembers, and the policy where it reads more than activity."""
+        remembers = reads_of(self.policy) != "activity"
+        return {
+            "strategy": StrategyState(self.strategy).state_dict(),
+            "policy": self.policy.state_dict() if remembers else None,  # type: ignore[attr-defined]
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Let the wrapped strategy go on from a saved state."""
-        StrategyState(self.strategy).load_state_dict(state)
+        """Let wrapped strategy and policy go on from a saved state."""
+        StrategyState(self.strategy).load_state_dict(state["strategy"])
+        if state["policy"] is not None:
+            self.policy.load_state_dict(state["policy"])  # type: ignore[attr-defined]
 
     def summary(self) -> None:
         """The wrapped strategy's."""
         self.strategy.summary()
+
+
+def _check_reads(policy: SelectionPolicy) -> None:
+    """Refuse a policy that reads more than it declares, or remembers and cannot be saved."""
+    name, reads = type(policy).__name__, reads_of(policy)
+    require(reads in READS, f"reads of {name} is {reads!r}; choose one of {', '.join(READS)}")
+    for method, least in (("released", "releases"), ("replied", "private")):
+        allowed = READS[READS.index(least) :]
+        require(
+            not hasattr(policy, method) or reads in allowed,
+            f"{name} has {method}() and reads {reads!r}; declare reads = {least!r}, or leave "
+            f"{method}() out",
+        )
+    require(
+        reads != "releases" or hasattr(policy, "released"),
+        f"{name} reads 'releases' and has no released(round, parameters), which is how it is told "
+        "of them",
+    )
+    require(
+        reads == "activity" or isinstance(policy, Stateful),
+        f"{name} reads {reads!r} and so remembers; give it state_dict() and load_state_dict(), so "
+        "that a run that was interrupted can go on",
+    )
 
 
 def _digest(*arrays: np.ndarray) -> bytes:

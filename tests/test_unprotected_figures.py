@@ -12,6 +12,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM, FedProx
+from reading import UniformUntilItSlows
 
 from fedsim import Continual, Population, Simulation
 from fedsim.models import BiLSTMTagger
@@ -28,6 +29,7 @@ ROUNDS = 6
 
 ADAPTIVE = DeviceLevel(noise_multiplier=0.5, delta=1e-3, adaptive=AdaptiveClipping())
 RETIRING = DeviceLevel(noise_multiplier=1.0, delta=1e-3, device_budget=4.0)
+FILTERED = DeviceLevel(noise_multiplier=1.0, delta=1e-3, device_budget=8.0)
 STOPPING = DeviceLevel(noise_multiplier=1.0, delta=1e-3, run_budget=6.0)
 TARGET = DeviceLevel(epsilon=5.0, delta=1e-3)
 PUBLIC = DeviceLevel(
@@ -105,6 +107,11 @@ CASES = {
     "adaptive": (ADAPTIVE, lambda: FedAdam(eta=0.01), ACTIVE),
     "retirement": (RETIRING, FedAvg, ACTIVE),
     "stopping": (STOPPING, lambda: FedAvgM(server_momentum=0.5), ACTIVE),
+    "following": (
+        FILTERED,
+        lambda: FedAdam(eta=0.01),
+        UniformUntilItSlows(cohort=6, slow=0.8),
+    ),
     "calibrated": (TARGET, lambda: FedProx(proximal_mu=0.1), ACTIVE),
     "public": (
         PUBLIC,
@@ -121,6 +128,7 @@ def test_a_run_goes_on_alike_whatever_its_unprotected_figures_are(case, monkeypa
     straight, first = history(*CASES[case], "honest", every=1)
     assert (len(straight) < ROUNDS) == (case == "stopping")
     assert case != "retirement" or (straight[0][0].rates > straight[2][0].rates).any()
+    assert case != "following" or (straight[0][0].rates < straight[-1][0].rates).any()
 
     score = Scorer.__call__
 

@@ -2,7 +2,9 @@
 
 Events say what a mechanism did (`Gaussian`, `NonPrivate`); `epsilon`, `delta_at` and `renyi_bound`
 price them. `DeviceLedger` and `ExampleLedger` keep the account of every device over rounds and
-periods; `device_level_noise` and `ExampleLevel.calibrated` find the noise for a target epsilon.
+periods, and `FilteredLedger` holds every device within a budget where rates or noise follow what
+was released; `device_level_noise` and `ExampleLevel.calibrated` find the noise for a target
+epsilon.
 
 Sharp edges. Every claim is about the models of one run with secret randomness; losses, cohort
 sizes, failures, test metrics and attack figures in the record are outside it. Epsilons of
@@ -25,6 +27,7 @@ from fedsim.privacy.events import (
 )
 from fedsim.privacy.example_ledger import ExampleLedger
 from fedsim.privacy.example_level import ExampleLevel, LocalSteps
+from fedsim.privacy.filtered_ledger import FilteredLedger
 from fedsim.privacy.noise_decay import NoiseDecay
 
 __all__ = [
@@ -35,6 +38,7 @@ __all__ = [
     "Event",
     "ExampleLedger",
     "ExampleLevel",
+    "FilteredLedger",
     "Flat",
     "Gaussian",
     "LocalSteps",

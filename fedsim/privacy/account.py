@@ -7,8 +7,10 @@ delta or another relation than the figures of a round's line.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from fedsim.privacy.claim import reads_of
 from fedsim.privacy.device_ledger import DeviceLedger
 from fedsim.privacy.example_ledger import ExampleLedger
+from fedsim.privacy.filtered_ledger import FilteredLedger
 
 if TYPE_CHECKING:
     from fedsim.privacy.example_spent import ExamplePrivacy
@@ -24,19 +26,20 @@ class Account:
     Attributes:
       device: of device-level privacy, or None.
       example: of example-level privacy, or None.
-      noiseless: units whose mechanism adds no noise, so that its first charge ends every claim.
+      unbounded: units of which the first charge ends every claim: their mechanism adds no noise, or
+        who takes part follows something that voids it.
 
     Example:
       >>> ledger = DeviceLedger(3, delta=1e-5)
       >>> Account(device=ledger).claims, Account().claims
       (('device',), ())
-      >>> Account(device=ledger, noiseless=frozenset({"device"})).claims
+      >>> Account(device=ledger, unbounded=frozenset({"device"})).claims
       ()
     """
 
-    device: DeviceLedger | None = None
+    device: DeviceLedger | FilteredLedger | None = None
     example: ExampleLedger | None = None
-    noiseless: frozenset[Unit] = frozenset()
+    unbounded: frozenset[Unit] = frozenset()
 
     @staticmethod
     def of(strategy: Any, example: "ExamplePrivacy | None") -> "Account":
@@ -48,15 +51,18 @@ class Account:
         """
         private: Any = getattr(strategy, "strategy", None)
         device = getattr(private, "ledger", None)
-        noiseless = set[Unit]()
-        if device is not None and private.mechanism.noise_multiplier == 0:
-            noiseless.add("device")
-        if example is not None and example.mechanism.noise_multiplier == 0:
-            noiseless.add("example")
+        unbounded = set[Unit]()
+        reads = reads_of(strategy)
+        if device is not None and (private.mechanism.noise_multiplier == 0 or reads == "private"):
+            unbounded.add("device")
+        if example is not None and (
+            example.mechanism.noise_multiplier == 0 or example.reads != "activity"
+        ):
+            unbounded.add("example")
         return Account(
             device=device,
             example=None if example is None else example.ledger,
-            noiseless=frozenset(noiseless),
+            unbounded=frozenset(unbounded),
         )
 
     @property
@@ -64,5 +70,5 @@ class Account:
         """The units of which a finite epsilon is claimed."""
         ledgers: dict[Unit, Any] = {"device": self.device, "example": self.example}
         return tuple(
-            u for u, kept in ledgers.items() if kept is not None and u not in self.noiseless
+            u for u, kept in ledgers.items() if kept is not None and u not in self.unbounded
         )

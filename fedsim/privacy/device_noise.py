@@ -1,7 +1,8 @@
 """How much noise does a run need at device level, and how many of its rounds does a budget allow?
 
 Both follow from what is scheduled: rates, weights and rounds of every period, known before the
-first round. Nothing that is released enters, so the answers give nothing away.
+first round. Nothing that is released enters, so the answers give nothing away. Where rates or noise
+follow releases, there is neither: a budget of every device's own is asked for instead.
 """
 
 from collections.abc import Sequence
@@ -11,9 +12,11 @@ import numpy as np
 
 from fedsim.errors import require
 from fedsim.privacy.calibration import device_level_noise
+from fedsim.privacy.claim import Reads
 from fedsim.privacy.delta import delta_for
 from fedsim.privacy.device_ledger import DeviceLedger
 from fedsim.privacy.device_sum import DeviceSum
+from fedsim.privacy.filtered_ledger import FilteredLedger, announced_order
 from fedsim.privacy.release import DeviceLevel
 
 Period = tuple[np.ndarray, np.ndarray, int]
@@ -21,20 +24,28 @@ Period = tuple[np.ndarray, np.ndarray, int]
 
 
 def resolved(
-    mechanism: DeviceLevel, periods: Sequence[Period], *, independent: bool, cap: float | None
+    mechanism: DeviceLevel,
+    periods: Sequence[Period],
+    *,
+    independent: bool,
+    cap: float | None,
+    reads: Reads = "activity",
 ) -> DeviceLevel:
-    """The mechanism with its delta, and its noise where a target epsilon is given.
+    """The mechanism with its delta, its noise where a target epsilon is given, and its filter.
 
     Args:
       mechanism: as configured.
-      periods: of the run.
+      periods: of the run; where rates or noise follow releases, as they are before the first round.
       independent: whether cohorts are drawn by independent coins.
       cap: public bound on every rate, needed under add-remove.
+      reads: what rates and noise depend on.
 
     Raises:
       ConfigError: delta is not below one over the number of devices, the bound is missing, the
-        draw compares devices that may join or leave, or no noise reaches the target.
+        draw compares devices that may join or leave, no noise reaches the target, or nothing
+        could keep what is asked for where rates or noise follow other things than activity.
     """
+    _check_reads(mechanism, reads)
     devices = len(periods[0][0])
     delta = delta_for(devices, mechanism.delta, "devices")
     if mechanism.adjacency == "add-remove":
@@ -54,12 +65,18 @@ def resolved(
         sigma = device_level_noise(
             mechanism.epsilon, delta, _priced(mechanism, periods, cap), independent
         )
-    return replace(mechanism, noise_multiplier=sigma, epsilon=None, delta=delta)
+    found = replace(mechanism, noise_multiplier=sigma, epsilon=None, delta=delta)
+    if reads != "releases" or mechanism.filter_order is not None:
+        return found
+    assert mechanism.device_budget is not None
+    announced = [(_planned(found, q, w, independent), rounds) for q, w, rounds in periods]
+    order = announced_order(announced, mechanism.device_budget, delta)
+    return replace(found, filter_order=order)
 
 
 def opened(
     mechanism: DeviceLevel, periods: Sequence[Period], *, independent: bool, cap: float | None
-) -> DeviceLedger:
+) -> DeviceLedger | FilteredLedger:
     """The ledger of a run, before its first round.
 
     Args:
@@ -73,13 +90,18 @@ def opened(
     """
     assert mechanism.delta is not None
     own = mechanism.device_budget
-    ledger = DeviceLedger(
-        len(periods[0][0]),
-        mechanism.delta,
-        mechanism.adjacency,
-        cap if mechanism.adjacency == "add-remove" else None,
-        np.inf if own is None else own,
-    )
+    devices = len(periods[0][0])
+    ledger: DeviceLedger | FilteredLedger
+    if mechanism.filter_order is not None and own is not None:
+        ledger = FilteredLedger(devices, mechanism.delta, own, mechanism.filter_order)
+    else:
+        ledger = DeviceLedger(
+            devices,
+            mechanism.delta,
+            mechanism.adjacency,
+            cap if mechanism.adjacency == "add-remove" else None,
+            np.inf if own is None else own,
+        )
     require(
         own is None
         or any(
@@ -136,6 +158,60 @@ def last_round(
         "budget",
     )
     return low
+
+
+def _check_reads(mechanism: DeviceLevel, reads: Reads) -> None:
+    """Refuse what nothing could keep, or would use."""
+    budgets = {
+        "epsilon": mechanism.epsilon,
+        "device_budget": mechanism.device_budget,
+        "run_budget": mechanism.run_budget,
+        "filter_order": mechanism.filter_order,
+    }
+    if reads == "private":
+        for name, value in budgets.items():
+            require(
+                value is None,
+                f"{name} is {value}, but rates or noise follow private signals, so that every "
+                f"epsilon is infinite and no budget can be kept; leave {name} out, or let them "
+                "follow released models alone (reads = 'releases')",
+            )
+    if reads == "activity":
+        order = mechanism.filter_order
+        require(
+            order is None,
+            f"filter_order is {order}, which is used only where rates or noise follow releases "
+            "(reads = 'releases'); leave it out",
+        )
+    if reads != "releases":
+        return
+    require(
+        mechanism.noise_multiplier != 0,
+        "noise_multiplier is 0, so nothing that is released is private; choose more, or let rates "
+        "and noise declare reads = 'private'",
+    )
+    require(
+        mechanism.adjacency == "zero-out",
+        "adjacency is 'add-remove', but rates or noise follow releases, and nothing shows that "
+        "they then depend on no other device's data; choose 'zero-out'",
+    )
+    require(
+        mechanism.epsilon is None,
+        f"epsilon is {mechanism.epsilon}, but rates or noise follow releases, and noise for a "
+        "target can be found only where they are known before the first round; give "
+        "noise_multiplier, and the target as device_budget",
+    )
+    require(
+        mechanism.run_budget is None,
+        f"run_budget is {mechanism.run_budget}, but rates or noise follow releases, and the round "
+        "that would exceed it cannot be known before the first; give device_budget, which holds "
+        "for every device and so for the run",
+    )
+    require(
+        mechanism.device_budget is not None,
+        "rates or noise follow releases, and nothing else than a budget fixed before the first "
+        "round covers that; set device_budget to the epsilon that no device may exceed",
+    )
 
 
 def _planned(

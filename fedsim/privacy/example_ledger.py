@@ -4,7 +4,8 @@ Only devices that took part have an account: how often each kind of local step w
 Neighbouring data differ in one record of one device, so the claim is the largest account (parallel
 composition), and it holds before all three observers, the server included. A participation is
 charged in full when it is drawn (`ExampleLevel.participation`); the coin that drew the device
-counts for nothing, and nothing is refunded.
+counts for nothing, and nothing is refunded. Who takes part must not follow from the data: a number
+of participations that came about by what was released is no claim.
 """
 
 from collections.abc import Iterable, Sequence
@@ -58,6 +59,10 @@ class ExampleLedger:
         spent = self._spent.setdefault(device, {})
         for rate, noise, times in steps:
             spent[(rate, noise)] = spent.get((rate, noise), 0) + times
+
+    def void(self) -> None:
+        """End every claim, for all devices and for ever."""
+        self._broken = set(range(self.devices))
 
     def participations(self, device: int) -> int:
         """How often the device was drawn."""

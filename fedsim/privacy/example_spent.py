@@ -7,7 +7,7 @@ own data, sends nothing, and is charged nothing more. Who else is drawn does not
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from fedsim.describe import describe
 from fedsim.plan import FinishedRound
 from fedsim.population import Population
-from fedsim.privacy.claim import EVERY_CLAIM
+from fedsim.privacy.claim import EVERY_CLAIM, FOLLOW, Reads
 from fedsim.privacy.edp_sgd import naive_reading
 from fedsim.privacy.example_ledger import ExampleLedger
 from fedsim.privacy.example_level import ExampleLevel, LocalSteps
@@ -36,6 +36,8 @@ class ExamplePrivacy:
       ledger: every device's account.
       naive: the account that a naive reading of the mechanism would keep, where it differs.
       remarks: sentences for a reader of the record.
+      reads: what decides who takes part. Unless that is activity, the first charge ends every
+        claim: how often a device takes part follows from its data, through models or signals.
     """
 
     mechanism: ExampleLevel
@@ -44,6 +46,7 @@ class ExamplePrivacy:
     ledger: ExampleLedger
     naive: ExampleLedger | None = None
     remarks: Sequence[str] = ()
+    reads: Reads = "activity"
 
     def charge(self, drawn: Iterable[int], period: int) -> set[int]:
         """Charge the devices of a round, and say which of them refuse.
@@ -52,6 +55,9 @@ class ExamplePrivacy:
           drawn: device ids.
           period: from 0.
         """
+        if self.reads != "activity":
+            for ledger in filter(None, (self.ledger, self.naive)):
+                ledger.void()
         most = self.mechanism.max_participations
         activity = self.people.activity(period)
         refused = set()
@@ -86,6 +92,12 @@ class ExamplePrivacy:
             "participation charged in full, and holds before the server too",
             *EVERY_CLAIM,
         ]
+        if self.reads != "activity":
+            what = "private signals" if self.reads == "private" else "what was released"
+            found[1] = (
+                f"{FOLLOW} {what}, and with that how often each device pays; no "
+                "realised cost is a claim then, and example_epsilon_max is infinite"
+            )
         light = int(((held > 0) & (held < self.local.batch_size)).any(axis=0).sum())
         if light:
             found.append(
@@ -172,17 +184,21 @@ class ExamplePrivacy:
             self.naive.load_state_dict(state["naive"])
 
 
-def example_privacy(trainer: Any, people: Population) -> ExamplePrivacy | None:
+def example_privacy(
+    trainer: Any, people: Population, reads: Reads = "activity"
+) -> ExamplePrivacy | None:
     """The account of a trainer's example-level privacy, or None without any.
 
     Args:
       trainer: a `fedsim.training.LocalTrainer`, or whatever else trains devices.
       people: cut into the periods of the run.
+      reads: what decides who takes part.
     """
     mechanism: ExampleLevel | None = getattr(trainer, "privacy", None)
     if mechanism is None:
         return None
-    return account(mechanism, trainer.local, people, people.devices, trainer.remarks)
+    own = account(mechanism, trainer.local, people, people.devices, trainer.remarks)
+    return replace(own, reads=reads)
 
 
 def account(

@@ -35,6 +35,7 @@ from fedsim.errors import ConfigError, require
 from fedsim.privacy.device_ledger import Adjacency
 from fedsim.privacy.device_sum import DeviceSum
 from fedsim.privacy.events import Gaussian, noise_beside_clip_bit
+from fedsim.privacy.filtered_ledger import order_index
 from fedsim.privacy.noise import Normal
 
 
@@ -81,6 +82,9 @@ class DeviceLevel:
       device_budget: epsilon that no device may exceed; it sits out every round that would take it
         above. Decided by scheduled rates alone.
       run_budget: epsilon that the worst device may not exceed; the run stops before it would.
+      filter_order: Renyi order at which `device_budget` is kept where rates or noise follow
+        releases (`fedsim.privacy.filtered_ledger`); None is the one at which it pays for most of
+        what is announced before the first round (`announced_order` there).
       adaptive: how the clip norm adapts, or None.
       secure_noise: take the noise from the operating system; no run is then like another.
 
@@ -102,6 +106,7 @@ class DeviceLevel:
     smallest_rate: float | None = None
     device_budget: float | None = None
     run_budget: float | None = None
+    filter_order: float | None = None
     adaptive: AdaptiveClipping | None = None
     secure_noise: bool = False
 
@@ -150,6 +155,8 @@ class DeviceLevel:
         for name in ("device_budget", "run_budget"):
             budget = getattr(self, name)
             require(budget is None or budget > 0, f"{name} is {budget}; choose an epsilon above 0")
+        if self.filter_order is not None:
+            order_index(self.filter_order)
         bit_noise = None if self.adaptive is None else self.adaptive.bit_noise
         require(
             bit_noise is None or bit_noise > (sigma or 0.0) / 2,

@@ -81,6 +81,11 @@ def to_epsilon(divergence: np.ndarray, delta: float) -> np.ndarray:
     return np.where(none, 0.0, np.maximum(0.0, (divergence + _offset(delta)).min(axis=-1)))
 
 
+def to_divergence(epsilon: float, delta: float) -> np.ndarray:
+    """Largest summed divergence at each order that keeps epsilon at this value, shape (orders,)."""
+    return epsilon - _offset(delta)
+
+
 def _offset(delta: float) -> np.ndarray:
     return np.log1p(-1 / ORDERS) - (np.log(delta) + np.log(ORDERS)) / (ORDERS - 1)
 

@@ -12,9 +12,10 @@ import numpy as np
 from fedsim.describe import describe
 from fedsim.plan import FinishedRound
 from fedsim.population import Population
-from fedsim.privacy.claim import EVERY_CLAIM
+from fedsim.privacy.claim import EVERY_CLAIM, FOLLOW, Reads, reads_of
 from fedsim.privacy.device_ledger import DeviceLedger
 from fedsim.privacy.example_spent import ExamplePrivacy
+from fedsim.privacy.filtered_ledger import FilteredLedger
 from fedsim.privacy.release import DeviceLevel, Release
 from fedsim.probes import Probe
 
@@ -42,6 +43,7 @@ def privacy_probe(strategy: Any, people: Population, example: ExamplePrivacy | N
     device = DevicePrivacy(
         ledger=private.ledger,
         mechanism=private.mechanism,
+        reads=reads_of(strategy),
         examples={
             name: int(ranked[round(place * (len(ranked) - 1))])
             for name, place in (("heavy", 0.0), ("middling", 0.5), ("light", 1.0))
@@ -77,12 +79,14 @@ class DevicePrivacy:
       mechanism: with its noise and delta.
       examples: name -> device whose curve is drawn.
       spread: devices whose exact epsilon is recorded at the end.
+      reads: what rates and noise depend on.
     """
 
-    ledger: DeviceLedger
+    ledger: DeviceLedger | FilteredLedger
     mechanism: DeviceLevel
     examples: dict[str, int]
     spread: np.ndarray
+    reads: Reads = "activity"
 
     @property
     def resolved(self) -> dict[str, Any]:
@@ -98,6 +102,11 @@ class DevicePrivacy:
             "who took part: epsilon_participation_max; the server sees raw updates: infinite",
             *EVERY_CLAIM,
         ]
+        if self.reads == "private":
+            found.append(
+                f"{FOLLOW} private signals of devices, which no noise was added to: "
+                "every epsilon is infinite from the first round on, although sums are noised"
+            )
         if self.mechanism.secure_noise:
             found.append(
                 "the noise on the devices' sum comes from the operating system; the run cannot be "
@@ -106,7 +115,11 @@ class DevicePrivacy:
         return found
 
     def __call__(self, finished: FinishedRound) -> dict[str, Any]:
-        """Claims, the curves of single devices, and the distribution of bounds over all devices."""
+        """Claims, the curves of single devices, and the distribution of bounds over all devices.
+
+        With a filter also the largest and the upper median share of their budgets that devices were
+        charged, which are no claims.
+        """
         assert finished.plan is not None
         release: Release = finished.plan.mechanism
         ledger = self.ledger
@@ -118,6 +131,12 @@ class DevicePrivacy:
             "privacy/noise_multiplier": release.noise_multiplier,
             "privacy/effective_noise": release.effective_noise,
         }
+        if isinstance(ledger, FilteredLedger):
+            spent = np.sort(ledger.spent)
+            figures |= {
+                "privacy/budget_spent_max": float(spent[-1]),
+                "privacy/budget_spent_median": float(spent[len(spent) // 2]),
+            }
         chosen = ledger.epsilons(np.array(list(self.examples.values())))
         figures |= {
             f"privacy/epsilon_{name}": float(e)
@@ -131,8 +150,12 @@ class DevicePrivacy:
     def files(self) -> dict[str, dict[str, np.ndarray]]:
         """ledger.npz: a bound on the epsilon of every device, exact values of some, and the worst.
 
-        `epsilon` are those of `devices`; `worst` is the device that nobody's exceeds.
+        `epsilon` are those of `devices`; `worst` is the device that nobody's exceeds. With a filter
+        also `budget_spent`, the share of its budget that each device was charged.
         """
+        spent = {}
+        if isinstance(self.ledger, FilteredLedger):
+            spent["budget_spent"] = self.ledger.spent
         return {
             "ledger": {
                 "epsilon_bound": self.ledger.bounds(),
@@ -141,6 +164,7 @@ class DevicePrivacy:
                 "worst": np.array(self.ledger.worst()),
                 "curves": np.array(list(self.examples.values())),
                 "delta": np.array(self.ledger.delta),
+                **spent,
             }
         }
 

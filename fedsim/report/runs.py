@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from fedsim.privacy.claim import FOLLOW
 from fedsim.record.run import Run
 from fedsim.report.curves import work
 from fedsim.report.leakage import leakage_columns, leakage_notes
@@ -60,7 +61,7 @@ def rounds_table(run: Run) -> Table:
             f"seed {run.config['seed']}; figures on {run.start['test_examples']:,} test "
             "utterances, in percent."
         ),
-        notes=leakage_notes(run),
+        notes=[*_follow_notes([run]), *leakage_notes(run)],
     )
 
 
@@ -94,12 +95,19 @@ def final_table(runs: Sequence[Run]) -> Table:
         ],
         rows=rows,
         caption="Last measured figures of each run, in percent.",
+        notes=_follow_notes(runs),
     )
 
 
 def _claimed(lines: Sequence[Mapping[str, Any]]) -> list[Column]:
     """Columns of the claims that are finite anywhere."""
     return [c for c in _CLAIMS if any((line.get(c.key) or np.inf) < np.inf for line in lines)]
+
+
+def _follow_notes(runs: Sequence[Run]) -> list[str]:
+    """What is claimed, and why no more, where rates or noise follow other things than activity."""
+    said = (text for run in runs for text in run.start.get("assumptions") or [])
+    return [text for text in dict.fromkeys(said) if FOLLOW in text]
 
 
 def _failures(run: Run) -> list[int]:

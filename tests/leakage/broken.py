@@ -12,6 +12,7 @@ import torch
 from fedsim.models import BiLSTMTagger
 from fedsim.privacy import ExampleLevel
 from fedsim.privacy.device_ledger import DeviceLedger
+from fedsim.privacy.filtered_ledger import FilteredLedger
 from fedsim.privacy.micro_batches import MicroBatches
 from fedsim.privacy.release import DeviceLevel, Release
 from fedsim.training.dpsgd import DPSGD
@@ -81,6 +82,16 @@ class LedgerReset(PrivateAggregation):
     def configure_train(self, *round):
         self._ledger = DeviceLedger(self.ledger.devices, self.ledger.delta)
         return super().configure_train(*round)
+
+
+class Forgetful(FilteredLedger):
+    """A filter that forgets the charge of every third round."""
+
+    def charge(self, planned, cohort):
+        before, self.rounds = self._spent, getattr(self, "rounds", 0) + 1
+        super().charge(planned, cohort)
+        if self.rounds % 3 == 0:
+            self._spent = before
 
 
 class Refunding(PrivateAggregation):

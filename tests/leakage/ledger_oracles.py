@@ -10,12 +10,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from catchers import SIZE, one_round
+from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
+from dp_accounting.rdp import RdpAccountant
 from flwr.serverapp.strategy import FedAvg
 
 from fedsim.population import Population
-from fedsim.privacy import ExampleLedger, ExampleLevel, Gaussian, LocalSteps, epsilon
+from fedsim.privacy import DeviceSum, ExampleLedger, ExampleLevel, Gaussian, LocalSteps, epsilon
 from fedsim.privacy.example_spent import ExamplePrivacy
+from fedsim.privacy.filtered_ledger import FilteredLedger
 from fedsim.privacy.release import DeviceLevel
+from fedsim.rng import stream
 from strategies import ActivitySelection, PrivateAggregation, Selective
 
 ROUNDS = 8
@@ -61,6 +65,28 @@ def device_ledger_against_oracle(account: DeviceAccount) -> str | None:
     return _cheaper(ledger.epsilons(everybody), rounds, "for its rounds") or _cheaper(
         ledger.participation_epsilons(everybody), participations, "for its participations"
     )
+
+
+def filter_against_oracle(kind: type[FilteredLedger]) -> str | None:
+    """What each device was let take part in, by dp-accounting, against the budget at the order."""
+    budget, order, delta = 4.0, 5, 1e-5
+    ledger = kind(4, delta, budget, order)
+    taken = [RdpAccountant([order]) for _ in range(4)]
+    turn, most = stream(0, "filtered"), np.array([0.01, 0.05, 0.2, 1.0])
+    for _ in range(150):
+        # Rates and noise come from nowhere: no filter may count on knowing them.
+        rates, sigma = most * turn.random(4), 1.0 + 3 * turn.random()
+        event = Gaussian(noise_multiplier=sigma)
+        kept = np.where(ledger.affordable(DeviceSum(event=event, rates=rates)), rates, 0.0)
+        ledger.charge(DeviceSum(event=event, rates=kept), np.flatnonzero(kept))
+        for device in np.flatnonzero(kept):
+            sampled = PoissonSampledDpEvent(kept[device], GaussianDpEvent(sigma))
+            taken[device].compose(sampled)
+    for device, accountant in enumerate(taken):
+        spent = accountant.get_epsilon(delta)
+        if spent > budget * (1 + 1e-9):
+            return f"device {device} spent {spent:.3g} of a budget of {budget:g}"
+    return None
 
 
 def example_ledger_against_oracle(mechanism: ExampleLevel) -> str | None:

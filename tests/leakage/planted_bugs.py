@@ -11,6 +11,7 @@ from audited import CanaryRun
 from broken import (
     BatchMean,
     ClippedSum,
+    Forgetful,
     HalfNoise,
     LedgerReset,
     MicroBatchesAtSigma,
@@ -37,10 +38,12 @@ from ledger_oracles import (
     DeviceAccount,
     device_ledger_against_oracle,
     example_ledger_against_oracle,
+    filter_against_oracle,
 )
 
 from fedsim.models import BiLSTMTagger
 from fedsim.privacy import ExampleLevel
+from fedsim.privacy.filtered_ledger import FilteredLedger
 from fedsim.privacy.micro_batches import MicroBatches
 from fedsim.privacy.release import DeviceLevel
 from fedsim.training.dpsgd import DPSGD
@@ -208,6 +211,13 @@ BUGS = (
         catchers=(device_ledger_against_oracle,),
         broken=DeviceAccount(level=DeviceLevel(**LEVEL), strategy=Refunding),
         sound=ACCOUNT,
+    ),
+    Bug(
+        name="filter that forgets charges",
+        planted="FilteredLedger.charge",
+        catchers=(filter_against_oracle,),
+        broken=Forgetful,
+        sound=FilteredLedger,
     ),
 )
 

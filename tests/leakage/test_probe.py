@@ -318,7 +318,7 @@ def test_before_the_run_it_says_what_it_costs_and_what_it_may_be_compared_with()
     assert "device-level epsilon of replacing" in comparison
     assert "95 % confidence" in meaning
     assert begun["audited_rounds"] == list(probe.audit.rounds)
-    for silent in (Account(), Account(device=ledger, noiseless=frozenset({"device"}))):
+    for silent in (Account(), Account(device=ledger, unbounded=frozenset({"device"}))):
         assert "no claim of this run may be compared" in probe.begin(silent, 30)["notes"][1]
     other = scripted(np.ones(400), panel=PANEL.redrawn(0, 1))
     assert other.begin(Account(), 30)["sha256"] != begun["sha256"]

@@ -1,22 +1,26 @@
 """A process whose run kills itself halfway through its n-th write: python killed.py FOLDER N.
 
-With N = 0 it lives to the end, unless its parent kills it. Not a test by itself.
+With N = 0 it lives to the end, unless its parent kills it. With a third word it is a run whose
+rates and noise follow what was released. Not a test by itself.
 """
 
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from flwr.serverapp.strategy import FedAdam
+from reading import NoiseByMovement, UniformUntilItSlows
 
 from clients import NLUClient
 from fedsim import Continual, Faults, Population, Simulation
 from fedsim.folder import Folder
 from fedsim.leakage import Leakage, example_panel
 from fedsim.models import BiLSTMTagger
-from strategies import ActivitySelection, Selective
+from fedsim.privacy.release import DeviceLevel
+from strategies import ActivitySelection, PrivateAggregation, Selective
 
 
 def simulation() -> Simulation:
@@ -36,6 +40,15 @@ def simulation() -> Simulation:
         workers=0,
         faults=Faults(dropout=0.2, nan=0.1, error=0.1, deadline=0.1),
     )
+
+
+def reading() -> Simulation:
+    """Rates and noise that follow releases, within a budget that some devices reach."""
+    level = DeviceLevel(clip_norm=0.5, noise_multiplier=1.0, delta=1e-3, device_budget=6.0)
+    noise = NoiseByMovement(sigma=1.0, slow=0.645)
+    private = PrivateAggregation(FedAdam(eta=0.01), level, noise)
+    policy = UniformUntilItSlows(cohort=3, slow=0.7)
+    return replace(simulation(), strategy=Selective(private, policy), probes=[])
 
 
 def die_in_write(n: int) -> None:
@@ -71,4 +84,5 @@ def die_in_write(n: int) -> None:
 
 if __name__ == "__main__":
     die_in_write(int(sys.argv[2]))
-    simulation().run(Path(sys.argv[1]), resume=True, progress=False)
+    run = reading() if len(sys.argv) > 3 else simulation()
+    run.run(Path(sys.argv[1]), resume=True, progress=False)

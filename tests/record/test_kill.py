@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from killed import simulation
+from killed import reading, simulation
 from same_run import assert_same_run
 
 from fedsim.record import is_finished
 from fedsim.rng import stream
 
 SCRIPT = Path(__file__).with_name("killed.py")
-FROM_HERE = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[2])}
+FROM_HERE = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, SCRIPT.parents[1:3]))}
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +24,8 @@ def uninterrupted(tmp_path_factory):
     return simulation().run(tmp_path_factory.mktemp("whole") / "run")
 
 
-def killed_in_write(folder: Path, n: int) -> None:
-    command = [sys.executable, SCRIPT, str(folder), str(n)]
+def killed_in_write(folder: Path, n: int, *which: str) -> None:
+    command = [sys.executable, SCRIPT, str(folder), str(n), *which]
     done = subprocess.run(command, env=FROM_HERE, capture_output=True, text=True, timeout=60)
     assert done.returncode == -signal.SIGKILL or is_finished(folder), done.stderr
 
@@ -57,6 +57,16 @@ def kill(folder: Path, times: int, seed: int) -> None:
 def test_a_run_that_is_killed_three_times_ends_as_if_nothing_had_happened(tmp_path, uninterrupted):
     kill(tmp_path / "run", times=3, seed=0)
     assert_same_run(simulation().run(tmp_path / "run", resume=True), uninterrupted)
+
+
+def test_a_killed_run_whose_rates_and_noise_follow_releases_goes_on_with_what_it_has_read(tmp_path):
+    whole = reading().run(tmp_path / "whole")
+    spent = [line["figures"]["privacy/budget_spent_max"] for line in whole.rounds]
+    assert len(whole.cohorts["rates"]) > 3
+    for n in (40, 60):
+        killed_in_write(tmp_path / "run", n, "reading")
+    assert_same_run(reading().run(tmp_path / "run", resume=True), whole)
+    assert 0.9 < spent[-1] <= 1
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM, FedMedian, FedProx
+from reading import HighestLosses, NoiseByMovement, UniformUntilItSlows
 from same_run import assert_same_run
 
 from clients import NLUClient
@@ -33,6 +34,11 @@ STRATEGIES = {
     "private": PrivateAggregation(
         FedAvgM(server_momentum=0.9), DeviceLevel(noise_multiplier=1.0, adaptive=AdaptiveClipping())
     ),
+}
+READING = {
+    "releases": UniformUntilItSlows(cohort=4, slow=0.95),
+    "both": UniformUntilItSlows(cohort=4, slow=0.85),
+    "losses": HighestLosses(cohort=4),
 }
 
 
@@ -128,6 +134,22 @@ class TestToTheBit:
         interrupt(monkeypatch, tmp_path / "run", during=during)
         resumed = simulation().run(tmp_path / "run", resume=True)
         assert_same_run(resumed, simulation().run(tmp_path / "whole"))
+
+    @pytest.mark.parametrize("policy", READING)
+    def test_what_a_policy_and_the_noise_have_read_survives(self, tmp_path, monkeypatch, policy):
+        def strategy():
+            budget = None if policy == "losses" else 20.0
+            level = DeviceLevel(clip_norm=0.5, noise_multiplier=1.0, device_budget=budget)
+            noise = NoiseByMovement(sigma=1.0, slow=1.0) if policy == "both" else None
+            return Selective(PrivateAggregation(FedAdam(eta=0.01), level, noise), READING[policy])
+
+        whole = simulation(strategy=strategy()).run(tmp_path / "whole")
+        assert len(whole.cohorts["rates"]) > 1
+        sigmas = [line["figures"]["privacy/noise_multiplier"] for line in whole.rounds]
+        assert (sigmas[-1] > sigmas[0]) == (policy == "both")
+        interrupt(monkeypatch, tmp_path / "run", strategy=strategy())
+        resumed = simulation(strategy=strategy()).run(tmp_path / "run", resume=True)
+        assert_same_run(resumed, whole)
 
     def test_state_that_devices_keep_and_failures_survive(self, tmp_path, monkeypatch):
         changes = {"client": flaky({3, 4}), "strategy": FedAvg(fraction_evaluate=0.0)}
