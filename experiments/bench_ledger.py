@@ -4,7 +4,8 @@ A ledger is charged round by round, with rates that change from period to period
 times: the claims of a round's line, exact epsilons of the worst and the median device. Every repeat
 has a process of its own and does it twice: cold, with nothing computed before, and warm, as in the
 second of several runs alike. Nobody trains, nothing waits and one thread computes: seconds are
-processor time, which is what a clock shows where nothing else runs.
+processor time, which is what a clock shows where nothing else runs. Only the line whose seconds
+have a budget is repeated: the others take far longer, and their memory hardly varies.
 """
 
 import multiprocessing
@@ -91,7 +92,7 @@ def bench_ledger(
 
     Args:
       rounds: in a ledger's history, at least 200; a tenth of them where devices are very many.
-      repeats: processes every line gets, in turns.
+      repeats: processes of the first line, whose seconds have a budget; the others get one each.
       devices: of the lines whose seconds have a budget.
       many_devices: of the last lines, whose memory has one.
 
@@ -105,10 +106,9 @@ def bench_ledger(
     few = Charges(devices=devices, rounds=rounds, histories=256)
     tasks = [few, replace(few, histories=None)]
     tasks.append(replace(few, devices=many_devices, rounds=rounds // 10))
-    taken: dict[str, list[Taken]] = {task.name: [] for task in tasks}
-    for _ in range(repeats):
-        for task in tasks:
-            taken[task.name].append(_in_a_process(task))
+    taken: dict[str, list[Taken]] = {}
+    for task, times in zip(tasks, (repeats, 1, 1), strict=True):
+        taken[task.name] = [_in_a_process(task) for _ in range(times)]
     lines = [line for name, each in taken.items() for line in _lines(name, each)]
     return Benchmark(
         name="ledger",

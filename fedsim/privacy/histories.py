@@ -59,9 +59,13 @@ class Histories:
         """The distinct histories, and (devices,) which of them is each device's."""
         code = np.zeros(self._devices, np.int64)
         for steps, times in self._columns:
-            _, pair = np.unique(steps.astype(np.int64) << 32 | times, return_inverse=True)
-            _, code = np.unique(code * (pair.max() + 1) + pair, return_inverse=True)
-        _, one, members = np.unique(code, return_index=True, return_counts=True)
+            most = int(times.max(initial=0)) + 1
+            pair = ranked((steps.astype(np.int64) - NONE) * most + times)
+            code = ranked(code * (int(pair.max()) + 1) + pair)
+        members = np.bincount(code)
+        one = np.empty(len(members), np.int64)
+        # The last that is written stays: the first device of each history.
+        one[code[::-1]] = np.arange(self._devices)[::-1]
         steps = np.array([s[one] for s, _ in self._columns], np.int64).reshape(-1, len(one)).T
         times = np.array([t[one] for _, t in self._columns], np.int64).reshape(-1, len(one)).T
         # The last row is what NONE points to.
@@ -107,6 +111,25 @@ class Histories:
         self._kinds = list(known)
         self._last = rates.copy(), noises.copy(), numbers[place]
         return self._last[2]
+
+
+def ranked(values: np.ndarray) -> np.ndarray:
+    """Which of the distinct values, in increasing order, stands at each place.
+
+    Args:
+      values: (n,) integers >= 0.
+
+    Example:
+      >>> ranked(np.array([7, 3, 7, 5])).tolist()
+      [2, 0, 2, 1]
+    """
+    largest = int(values.max())
+    if largest > 4 * len(values):
+        return np.unique(values, return_inverse=True)[1]
+    # Counting beats sorting, which for a million devices costs more than all else of a reading.
+    seen = np.zeros(largest + 1, bool)
+    seen[values] = True
+    return (np.cumsum(seen) - 1)[values]
 
 
 def _same(last: tuple[np.ndarray, ...], rates: np.ndarray, noises: np.ndarray) -> bool:

@@ -122,9 +122,10 @@ def _window(grids: list[tuple[StepLoss, int]], spacing: float, deviation: float)
     low = sum(n * grid.start for grid, n in grids)
     high = sum(n * (grid.start + len(grid.mass) - 1) for grid, n in grids)
     first = math.floor(-math.log2(deviation)) - 3
-    # Rare steps have tails far beyond their deviation, which rates around 1 bound best.
-    for power in range(min(first, -1), first + 9):
-        for sign in (1.0, -1.0):
+    for sign in (1.0, -1.0):
+        before = math.inf
+        # Rare steps have tails far beyond their deviation, which rates around 1 bound best.
+        for power in range(min(first, -1), first + 9):
             rate = sign * 2.0**power
             growth = sum(n * grid.log_moment(rate) for grid, n in grids)
             bound = (growth - math.log(TAIL)) / (rate * spacing)
@@ -132,6 +133,10 @@ def _window(grids: list[tuple[StepLoss, int]], spacing: float, deviation: float)
                 high = min(high, math.ceil(bound))
             else:
                 low = max(low, math.floor(bound))
+            # growth is convex in the rate, so that past its best the bound only gets worse.
+            if sign * bound > before:
+                break
+            before = sign * bound
     return low, max(high, low)
 
 

@@ -24,6 +24,9 @@ Direction = Literal["forward", "backward"]
 REACH = 8.5
 """Standard deviations of noise beyond which a single step's outcome counts as infinite loss."""
 
+BLOCK = 16
+"""Grid points that are counted together in the moments of a long grid."""
+
 MOST_KEPT = 2**13
 """Grid points of a step beyond which its loss is not kept for the next time: 64 kB each."""
 
@@ -33,16 +36,24 @@ class StepLoss:
 
     def __init__(self, start: int, mass: np.ndarray, infinite: float, spacing: float) -> None:
         self.start, self.mass, self.infinite, self._spacing = start, mass, infinite, spacing
+        held = np.flatnonzero(mass)
+        # Losses without probability may be so large that beside them the others underflow.
+        self._first = start + int(held[0]) if len(held) else start
+        self._held = mass[held[0] : held[-1] + 1] if len(held) else mass[:0]
+        # Of a long grid, blocks of points are counted at their worse end: a bound from above.
+        self._block = BLOCK if len(self._held) > MOST_KEPT else 1
+        if self._block > 1:
+            self._held = np.add.reduceat(self._held, np.arange(0, len(self._held), BLOCK))
         self._log_moments: dict[float, float] = {}
 
     def log_moment(self, rate: float) -> float:
-        """log E[e^(rate x loss)] over the finite losses."""
+        """log E[e^(rate x loss)] over the finite losses; on a long grid slightly more."""
         if rate not in self._log_moments:
-            # Losses without probability may be so large that beside them the others underflow.
-            held = np.flatnonzero(self.mass)
-            exponent = rate * self._spacing * (self.start + held)
+            point = self._first + self._block * np.arange(len(self._held))
+            worse = self._block - 1 if rate > 0 else 0
+            exponent = rate * self._spacing * (point + worse)
             top = float(exponent.max(initial=-math.inf))
-            moment = float((np.exp(exponent - top) * self.mass[held]).sum())
+            moment = float((np.exp(exponent - top) * self._held).sum())
             self._log_moments[rate] = top + math.log(moment) if moment > 0 else math.inf
         return self._log_moments[rate]
 
@@ -63,7 +74,9 @@ def _built(
     high = math.ceil(float(_loss(REACH * s + 1.0, q, s, relation)) / spacing)
     edges = spacing * np.arange(low, high + 1)
     outcomes = np.concatenate([[-np.inf], _outcome(edges, q, s, relation), [np.inf]])
-    a, b = (_between(outcomes, q, s, means) for means in _means(relation))
+    means = _means(relation)
+    normal = {mean: _normal_between((outcomes - mean) / s) for mean in {0.0, *means}}
+    a, b = ((1 - q) * normal[0.0] + q * normal[mean] for mean in means)
     if direction == "backward":
         # The same outcomes with opposite losses, seen from B.
         a, b, edges, low = b[::-1], a[::-1], -edges[::-1], -high
@@ -108,15 +121,17 @@ def _means(relation: Relation) -> tuple[float, float]:
     return (1.0, 0.0) if relation == "zero-out" else (1.0, -1.0)
 
 
-def _between(outcomes: np.ndarray, q: float, s: float, mean: float) -> np.ndarray:
-    """Probability between neighbouring outcomes under (1 - q) N(0, s^2) + q N(mean, s^2)."""
-    return (1 - q) * _normal_between(outcomes / s) + q * _normal_between((outcomes - mean) / s)
-
-
 def _normal_between(z: np.ndarray) -> np.ndarray:
-    """Standard normal probability between neighbours, from the tail that loses no digits."""
-    below, above = ndtr(z), ndtr(-z)
-    return np.where(z[:-1] > 0, above[:-1] - above[1:], below[1:] - below[:-1])
+    """Standard normal probability between neighbours, from the tail that loses no digits.
+
+    Args:
+      z: increasing.
+    """
+    tail = ndtr(-np.abs(z))
+    found = np.where(z[:-1] > 0, tail[:-1] - tail[1:], tail[1:] - tail[:-1])
+    (across,) = np.nonzero((z[:-1] <= 0) & (z[1:] > 0))
+    found[across] = ndtr(z[across + 1]) - tail[across]
+    return found
 
 
 def _loss(x: float | np.ndarray, q: float, s: float, relation: Relation) -> np.ndarray:

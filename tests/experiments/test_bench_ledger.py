@@ -32,7 +32,8 @@ def test_unlimited_histories_are_one_a_device():
 
 
 def test_lines_and_budgets():
-    measured = bench_ledger.bench_ledger(rounds=200, repeats=1, devices=4, many_devices=6)
+    measured = bench_ledger.bench_ledger(rounds=200, repeats=2, devices=4, many_devices=6)
+    assert [len(m.seconds) for m in measured.measurements] == [2, 2, 1, 1, 1, 1]
     assert [m.name for m in measured.measurements][:2] == [
         "4 devices x 200 rounds, 256 histories, cold",
         "4 devices x 200 rounds, 256 histories, warm",
