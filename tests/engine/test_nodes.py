@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp.strategy import FedAdam
 from hypothesis import given
 from hypothesis import strategies as st
+from reading import HighestLosses, UniformUntilItSlows
 from wire import NODES, Wire
 
 from experiments.flower_app import client_app, device
@@ -16,6 +18,8 @@ from experiments.recipe import build
 from fedsim import ConfigError
 from fedsim.engine.flower import NODE_UNAVAILABLE, task_identity
 from fedsim.engine.nodes import HOSTED, NodeGrid, hosted, part
+from fedsim.privacy.release import DeviceLevel
+from strategies import PrivateAggregation, Selective
 
 OPTIONS = RunOptions(
     devices=20, rounds=2, cohort=5, selection="activity", local_steps=2, workers=0, seed=3
@@ -107,6 +111,22 @@ def test_other_strategies_run_over_the_wire(wire, strategy):
     options = replace(OPTIONS, strategy=strategy)
     here, there = build(options).run(), build(options).run(grid=wire)
     assert there.summary["model_sha256"] == here.summary["model_sha256"]
+
+
+@pytest.mark.parametrize("reads", ["releases", "private"])
+def test_rates_that_follow_releases_or_replies_are_the_same_over_the_wire(wire, reads):
+    budget = 20.0 if reads == "releases" else None
+    level = DeviceLevel(clip_norm=0.5, noise_multiplier=1.0, device_budget=budget)
+    policy = {
+        "releases": UniformUntilItSlows(cohort=5, slow=1e9),
+        "private": HighestLosses(cohort=5),
+    }[reads]
+    strategy = Selective(PrivateAggregation(FedAdam(eta=0.01), level), policy)
+    simulation = replace(build(replace(OPTIONS, rounds=4)), strategy=strategy)
+    here, there = simulation.run(), simulation.run(grid=wire)
+    assert there.summary["model_sha256"] == here.summary["model_sha256"]
+    assert len(here.cohorts["rates"]) > 1
+    assert np.array_equal(there.cohorts["rates"], here.cohorts["rates"])
 
 
 def test_devices_of_a_failing_node_fail_and_the_round_goes_on(wire):
