@@ -126,7 +126,8 @@ class BenchCommand:
         cohort: devices as stacked tensors against devices one by one.
       rounds: timed rounds (dpsgd: steps) of each candidate and repeat, default 8 (cohort: 1); of
         ledger: rounds in its history, default 1,000.
-      repeats: turns each candidate gets; medians over them are reported.
+      repeats: turns each candidate gets; medians over them are reported. Of ledger, the line whose
+        seconds have a budget; the others get one.
       workers: threads that train devices; 0 trains inline; default one a core (round, population
         and leakage alone).
       pfl_python: an interpreter with pfl[pytorch], to time pfl-research as well (round alone).

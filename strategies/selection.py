@@ -34,7 +34,10 @@ from fedsim.errors import require
 
 
 class SelectionPolicy(Protocol):
-    """Activity -> participation rates."""
+    """Activity -> participation rates.
+
+    One whose rates follow more than activity says what, by `reads` (`strategies.selective`).
+    """
 
     @property
     def cohort(self) -> float:
