@@ -24,7 +24,8 @@ differ in what device i holds (zero-out), in either direction:
    E[L_t^alpha | h] <= e^((alpha - 1) rho_t(h)), so that the product over rounds of
    L_t^alpha e^(-(alpha - 1) rho_t) has an expectation of at most 1. The rho_t sum to at most B
    whatever was released, hence E[(L_1 L_2 ...)^alpha] <= e^((alpha - 1) B), which is the statement;
-   the other direction is the same with the worlds exchanged. What rounds 1 to t released is a part of all of it, so the budget holds after every round too.
+   the other direction is the same with the worlds exchanged. What rounds 1 to t released is a part
+   of all of it, so the budget holds after every round too.
 
 It needs an order and a budget that are fixed before the first release (else B could be chosen by
 what was released), rates that read nothing but releases and public things, and sums that never
