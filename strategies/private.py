@@ -31,7 +31,7 @@ from fedsim.engine.cohort import CohortGrid
 from fedsim.engine.flower import to_parameters, to_record
 from fedsim.errors import ConfigError, require
 from fedsim.plan import Plan
-from fedsim.privacy.claim import Reads, reads_of, weakest
+from fedsim.privacy.claim import READS, Reads, reads_of, weakest
 from fedsim.privacy.device_ledger import DeviceLedger
 from fedsim.privacy.device_noise import Period, last_round, opened, resolved
 from fedsim.privacy.events import NonPrivate
@@ -61,7 +61,7 @@ class NoiseSchedule(Protocol):
     """
 
     def noise_multiplier(self, round: int) -> float:
-        """sigma of a round, from 1; that of the first is the mechanism's."""
+        """sigma of a round, from 1, asked for once in it; that of the first is the mechanism's."""
 
     def released(self, round: int, parameters: dict[str, Tensor]) -> None:
         """Told after every round what its new global model is, in copies of its own."""
@@ -111,9 +111,9 @@ class PrivateAggregation(Strategy):
         self.strategy = strategy
         self.mechanism = mechanism
         self.noise = noise
-        self.reads: Reads = "activity"
+        self._reads: Reads = "activity"
         if noise is not None:
-            self.reads = weakest(["releases", reads_of(noise)])
+            self._reads = weakest(["releases", reads_of(noise)])
         self.clip_norm = mechanism.clip_norm
         self._ledger: DeviceLedger | FilteredLedger | None = None
         self._plan: Plan | None = None
@@ -129,6 +129,11 @@ class PrivateAggregation(Strategy):
         if name in ("fraction_train", "min_train_nodes", "min_available_nodes", "proximal_mu"):
             return getattr(self.strategy, name)
         raise AttributeError(name)
+
+    @property
+    def reads(self) -> Reads:
+        """What noise and, once the strategy is prepared, rates depend on."""
+        return self._reads
 
     @property
     def ledger(self) -> DeviceLedger | FilteredLedger:
@@ -159,29 +164,34 @@ class PrivateAggregation(Strategy):
           ConfigError: delta is too large, no noise reaches the target, a bound is missing, or a
             budget is spent by the first round, or is missing where rates or noise follow releases.
         """
-        self.reads = weakest([self.reads, reads])
+        self._reads = weakest([self._reads, reads])
         self.mechanism = resolved(
-            self.mechanism, periods, independent=independent, cap=cap, reads=self.reads
+            self.mechanism, periods, independent=independent, cap=cap, reads=self._reads
         )
         self._ledger = opened(self.mechanism, periods, independent=independent, cap=cap)
         return last_round(self.mechanism, periods, independent=independent, cap=cap)
 
     def release(
-        self, round: int, rates: np.ndarray, weights: np.ndarray, scheduled: np.ndarray
-    ) -> Release:
-        """The mechanism of a round, at the present clip norm and noise.
+        self, round: int, rates: np.ndarray, weights: np.ndarray, *, independent: bool
+    ) -> tuple[Release, np.ndarray]:
+        """The mechanism of a round at the present clip norm and noise, and the rates it has then.
 
         Args:
           round: from 1.
-          rates: (devices,) participation rates.
+          rates: (devices,) participation rates, as scheduled.
           weights: (devices,) weight of every device that may come.
-          scheduled: (devices,) rates before any device retired.
+          independent: whether the cohort is drawn by independent coins.
+
+        Returns:
+          The mechanism, and (devices,) rates: 0 for a device that the round would take above its
+          budget. No other rate changes for it.
 
         Raises:
           ConfigError: the noise schedule gives no positive noise.
         """
-        mechanism = self.mechanism
+        mechanism, scheduled = self.mechanism, rates
         if self.noise is not None:
+            # Asked once a round: who can pay is decided at the noise that is then added.
             sigma = float(self.noise.noise_multiplier(round))
             require(
                 0 < sigma < math.inf,
@@ -189,18 +199,14 @@ class PrivateAggregation(Strategy):
                 "finite numbers above 0",
             )
             mechanism = replace(mechanism, noise_multiplier=sigma)
-        return mechanism.release(
+        if mechanism.device_budget is not None:
+            full = mechanism.release(rates=rates, weights=weights, clip_norm=self.clip_norm)
+            within = self.ledger.affordable(full.event(rates, weights, independent=independent))
+            rates = np.where(within, rates, 0.0)
+        release = mechanism.release(
             rates=rates, weights=weights, clip_norm=self.clip_norm, scheduled=scheduled
         )
-
-    def affordable(
-        self, round: int, rates: np.ndarray, weights: np.ndarray, *, independent: bool
-    ) -> np.ndarray | None:
-        """(devices,) which devices a further round leaves within their budget; None without one."""
-        if self.mechanism.device_budget is None:
-            return None
-        release = self.release(round, rates, weights, rates)
-        return self.ledger.affordable(release.event(rates, weights, independent=independent))
+        return release, rates
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -215,7 +221,7 @@ class PrivateAggregation(Strategy):
         # Charged at the draw, whatever becomes of it.
         independent = plan.draw == "poisson"
         spent = plan.mechanism.event(plan.rates, plan.device_weights, independent=independent)
-        if self.reads == "private":
+        if self._reads == "private":
             # The noise covers the sum, and not what its rates or its noise gave away.
             spent = replace(spent, event=NonPrivate())
         self.ledger.charge(spent, plan.cohort)
@@ -296,11 +302,16 @@ class PrivateAggregation(Strategy):
 
 
 def _check_noise(noise: NoiseSchedule, mechanism: DeviceLevel) -> None:
-    name = type(noise).__name__
+    name, reads = type(noise).__name__, reads_of(noise)
+    require(reads in READS, f"reads of {name} is {reads!r}; choose one of {', '.join(READS)}")
     require(
         isinstance(noise, Stateful),
         f"{name} remembers what was released; give it state_dict() and load_state_dict(), so that "
         "a run that was interrupted can go on",
+    )
+    require(
+        hasattr(noise, "released"),
+        f"{name} has no released(round, parameters), which is how it is told of releases",
     )
     begins = noise.noise_multiplier(1)
     require(

@@ -117,6 +117,7 @@ class Selective(Strategy):
         _check_reads(policy)
         self.strategy = strategy
         self.policy = policy
+        self._reads = reads_of(policy)
         self.draw = draw
         natural = policy.natural_weighting if self.mechanism is None else "equal"
         natural = natural if weighting == "auto" else weighting
@@ -134,7 +135,7 @@ class Selective(Strategy):
     def reads(self) -> Reads:
         """What decides who takes part: what the policy reads, and the noise, for which devices may
         have to sit a round out."""
-        return weakest([reads_of(self.policy), reads_of(self.strategy)])
+        return weakest([self._reads, reads_of(self.strategy)])
 
     def prepare(
         self, activities: Sequence[np.ndarray], rounds: Sequence[int], *, claimed: bool = False
@@ -168,7 +169,7 @@ class Selective(Strategy):
             periods,
             independent=self.draw == "poisson",
             cap=getattr(self.policy, "public_cap", None),
-            reads=reads_of(self.policy),
+            reads=self._reads,
         )
 
     def plan(self, round: int, period: int, activity: np.ndarray, seed: int) -> Plan:
@@ -182,15 +183,15 @@ class Selective(Strategy):
           seed: the run's.
 
         Raises:
-          ConfigError: where privacy is claimed, other rates or weights than were announced, of a
-            policy that did not declare it.
+          ConfigError: the policy declares to read something else than at the start; or, where
+            privacy is claimed, other rates or weights than were announced, of one that did not
+            declare it.
         """
         rates, weights = self._rates_and_weights(activity)
         release = None
         if self.mechanism is not None:
-            scheduled, rates = rates, self._without_retired(round, rates, weights)
-            release = self.strategy.release(  # type: ignore[attr-defined]
-                round, rates, weights, scheduled
+            release, rates = self.strategy.release(  # type: ignore[attr-defined]
+                round, rates, weights, independent=self.draw == "poisson"
             )
         cohort = draw_cohort(rates, self.draw, seed, round)
         return Plan(
@@ -206,21 +207,21 @@ class Selective(Strategy):
             mechanism=release,
         )
 
-    def _without_retired(self, round: int, rates: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Rates, 0 for devices whose budget is spent; no other rate changes for it."""
-        independent = self.draw == "poisson"
-        within = self.strategy.affordable(  # type: ignore[attr-defined]
-            round, rates, weights, independent=independent
-        )
-        return rates if within is None else np.where(within, rates, 0.0)
-
     def _rates_and_weights(self, activity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of every device; computed once a period where they follow from activity alone, because
         that changes no more often."""
-        pure = reads_of(self.policy) == "activity"
+        name, reads = type(self.policy).__name__, reads_of(self.policy)
+        # What is claimed was settled by what it declared before the first round.
+        require(
+            reads == self._reads,
+            f"reads of {name} was {self._reads!r} when the strategy was made and is now {reads!r}; "
+            "let it stay the same",
+        )
+        pure = reads == "activity"
         if pure and self._known is not None and np.array_equal(self._known[0], activity):
             return self._known[1:]
-        rates = self.policy.rates(activity)
+        # Copies: a policy that writes into an array it was given, or gave, changes no round by it.
+        rates = np.array(self.policy.rates(activity.copy()), np.float64)
         if self.mechanism is None:
             weights = weights_of(self.weighting, activity, rates)
         else:
@@ -235,7 +236,7 @@ class Selective(Strategy):
             )
             require(
                 not pure or announced == _digest(rates, weights),
-                f"{type(self.policy).__name__} gives other rates for the same activity than "
+                f"{name} gives other rates for the same activity than "
                 "before the first round; let rates() be a pure function of activity, or declare "
                 "what it reads: reads = 'releases' for models that were released (a filter then "
                 "keeps each device within device_budget), reads = 'private' for anything else of "
@@ -305,7 +306,7 @@ class Selective(Strategy):
 
     def state_dict(self) -> dict[str, Any]:
         """What the wrapped strategy remembers, and the policy where it reads more than activity."""
-        remembers = reads_of(self.policy) != "activity"
+        remembers = self._reads != "activity"
         return {
             "strategy": StrategyState(self.strategy).state_dict(),
             "policy": self.policy.state_dict() if remembers else None,  # type: ignore[attr-defined]

@@ -181,11 +181,20 @@ class FilteredLedger:
         return np.full(len(devices), np.inf if self._charged else 0.0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Charges so far."""
-        return {"spent": self._spent.copy(), "charged": self._charged}
+        """Charges so far, and the order that they are divergences of."""
+        return {"spent": self._spent.copy(), "charged": self._charged, "order": self.order}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from saved charges."""
+        """Go on from saved charges.
+
+        Raises:
+          ConfigError: they were kept at another order, which says nothing about this one's budget.
+        """
+        require(
+            state["order"] == self.order,
+            f"charges were kept at order {state['order']:g}, and the ledger's is {self.order:g}; "
+            f"give filter_order={state['order']:g}, or start the run again",
+        )
         self._spent, self._charged = state["spent"].copy(), state["charged"]
 
     def _claim(self, delta: float, relation: Relation) -> float:

@@ -148,6 +148,13 @@ def test_a_restored_one_remembers():
     assert other.figures() == one.figures()
 
 
+def test_charges_of_another_order_are_not_taken_for_its_own():
+    one, other = FilteredLedger(1, DELTA, 3.0, 8), FilteredLedger(1, DELTA, 3.0, 5)
+    go_on(one, [0.05])
+    with pytest.raises(ConfigError, match="kept at order 8, and the ledger's is 5"):
+        other.load_state_dict(one.state_dict())
+
+
 def test_the_announced_order_leaves_the_most_rounds():
     """By trying all of them."""
     rates = np.array([0.02, 0.1, 0.4])

@@ -125,6 +125,22 @@ def test_noise_may_follow_releases_too():
     assert noise.factor == 1.0
 
 
+class Impatient(NoiseByMovement):
+    """Another value each time it is asked."""
+
+    def noise_multiplier(self, round):
+        if round > 1:
+            self.factor *= 1.25
+        return super().noise_multiplier(round)
+
+
+def test_noise_is_asked_for_once_a_round():
+    """Who can pay is decided at the noise that is added, and at no other."""
+    run = simulate(UniformSelection(cohort=5), noise=Impatient(sigma=1.0, slow=0.0))
+    sigmas = [line["figures"]["privacy/noise_multiplier"] for line in run.rounds]
+    np.testing.assert_allclose(sigmas, 1.25 ** np.arange(10))
+
+
 def test_without_device_level_privacy_rates_may_follow_releases_and_nothing_is_claimed():
     run = simulate(replace(SETTLING, slow=1e6), None)
     assert len(run.cohorts["rates"]) == 2
@@ -185,6 +201,63 @@ class Moody(UniformSelection):
     def rates(self, activity):
         object.__setattr__(self, "times", self.times + 1)
         return super().rates(activity) * (0.5 if self.times > 6 else 1.0)
+
+
+class Turncoat(UniformSelection):
+    """Declares activity until the run has begun, and follows something else after."""
+
+    asked = 0
+    now: str
+
+    @property
+    def reads(self):
+        return "activity" if self.asked < 4 else self.now
+
+    def rates(self, activity):
+        object.__setattr__(self, "asked", self.asked + 1)
+        return super().rates(activity) * (1.0 if self.asked < 4 else 0.5)
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
+@pytest.mark.parametrize("now", ["releases", "private"])
+@pytest.mark.parametrize("protected", ["devices", "examples"])
+def test_what_a_policy_reads_may_not_change_once_claims_rest_on_it(protected, now):
+    """Else its rates would be free, and still charged as if they had been announced."""
+    changes = {"schedule": Continual(periods=2, rounds=6)}
+    level = UNBUDGETED
+    if protected == "examples":
+        level = None
+        privacy = ExampleLevel(noise_multiplier=1.0, delta=5e-4)
+        changes["client"] = NLUClient(local_steps=1, privacy=privacy)
+    policy = Turncoat(cohort=4)
+    object.__setattr__(policy, "now", now)
+    with pytest.raises(ConfigError, match=f"reads of Turncoat was 'activity' .* now '{now}'"):
+        simulate(policy, level, **changes)
+
+
+class InPlace(HighestLosses):
+    """Keeps its rates in one array, and writes into the one it is given."""
+
+    def rates(self, activity):
+        fresh = super().rates(activity)
+        if not hasattr(self, "_kept"):
+            self._kept = fresh
+        self._kept[:] = fresh
+        activity[:] = 1
+        return self._kept
+
+
+def test_what_a_policy_writes_into_its_arrays_changes_no_record():
+    straight, inplace = simulate(HighestLosses(cohort=5), None), simulate(InPlace(cohort=5), None)
+    assert inplace.summary["model_sha256"] == straight.summary["model_sha256"]
+    np.testing.assert_array_equal(inplace.cohorts["rates"], straight.cohorts["rates"])
+    examples = [[line["cohort_examples"] for line in run.rounds] for run in (straight, inplace)]
+    assert examples[0] == examples[1]
 
 
 @pytest.mark.parametrize("protected", ["devices", "examples"])
@@ -260,6 +333,16 @@ def test_policies_that_say_one_thing_and_do_another_are_refused(names, says):
         Selective(FedAvg(), type("Broken", (UniformSelection,), names)(cohort=2))
 
 
+class Remembering:
+    """Has a state, and is told nothing."""
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass
+
+
 def test_noise_that_cannot_be_is_refused():
     noise = NoiseByMovement(sigma=2.0, slow=1.0)
     with pytest.raises(ConfigError, match=r"noise_multiplier is 1\.0, and NoiseByMovement"):
@@ -269,6 +352,12 @@ def test_noise_that_cannot_be_is_refused():
         PrivateAggregation(FedAvg(), fixed, replace(noise, sigma=1.0))
     with pytest.raises(ConfigError, match=r"give it state_dict\(\)"):
         PrivateAggregation(FedAvg(), BUDGETED, UniformSelection(cohort=2))
+
+    with pytest.raises(ConfigError, match=r"Remembering has no released\(round, parameters\)"):
+        PrivateAggregation(FedAvg(), BUDGETED, Remembering())
+    noise.reads = "losses"
+    with pytest.raises(ConfigError, match="reads of NoiseByMovement is 'losses'; choose one of"):
+        PrivateAggregation(FedAvg(), BUDGETED, noise)
 
     class Silent(NoiseByMovement):
         def noise_multiplier(self, round):
