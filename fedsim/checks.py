@@ -5,10 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from flwr.serverapp.strategy import Strategy
+from flwr.serverapp.strategy import QFedAvg, Strategy
 
 from fedsim.errors import require
 from fedsim.population import Population
+from fedsim.privacy.claim import READS, reads_of
 from fedsim.schedule import Schedule
 from fedsim.state import StrategyState
 
@@ -49,6 +50,8 @@ def check(strategy: Strategy, client: Any, people: Population) -> None:
                 f"{field} of {name} is {wanted}, but the population has {people.devices} "
                 f"devices, so it would wait for ever; choose {people.devices} or fewer",
             )
+    if getattr(client, "privacy", None) is not None:
+        _check_examples(strategy, inner, client.privacy.epsilon)
     own = getattr(client, "proximal_mu", None)
     require(
         not (hasattr(inner, "proximal_mu") and own),
@@ -90,6 +93,31 @@ def prepare(
         claimed=delta is not None,
     )
     return schedule.rounds if last is None else last
+
+
+def _check_examples(strategy: Strategy, inner: Strategy, target: float | None) -> None:
+    """Refuse a strategy under which nothing that devices' own privacy claims would hold."""
+    name = type(inner).__name__
+    require(
+        not isinstance(inner, QFedAvg),
+        f"{name} weighs devices by their training losses, and devices that protect their examples "
+        "add no noise to those; choose a rule that reads models alone, such as FedAvg",
+    )
+    # Flower's own draw by chance; what a policy reads, Selective knows.
+    known = hasattr(strategy, "plan") or type(inner).configure_train.__module__.startswith("flwr.")
+    require(
+        known or hasattr(strategy, "reads"),
+        f"{name} chooses devices in a configure_train() of its own, and what their examples pay "
+        "follows from that; declare what it chooses by: reads = 'activity' (or chance), "
+        "'releases', or 'private' (every epsilon is infinite under both)",
+    )
+    reads = reads_of(strategy)
+    require(reads in READS, f"reads of {name} is {reads!r}; choose one of {', '.join(READS)}")
+    require(
+        target is None or reads == "activity",
+        f"epsilon is {target} at example level, but rates or noise follow other things than "
+        "activity, so that every example-level epsilon is infinite; give noise_multiplier instead",
+    )
 
 
 def surprises(policy: Any, people: Population) -> list[str]:

@@ -104,6 +104,8 @@ def test_a_device_refuses_after_its_last_participation_and_pays_no_more():
 class Forgetful(FedAvg):
     """Sends no config of its own: devices would take every round for round 0."""
 
+    reads = "activity"
+
     def configure_train(self, server_round, arrays, config, grid):
         messages = list(super().configure_train(server_round, arrays, config, grid))
         for message in messages:
@@ -113,6 +115,8 @@ class Forgetful(FedAvg):
 
 class Insistent(FedAvg):
     """Asks every device twice."""
+
+    reads = "activity"
 
     def configure_train(self, *args):
         ask = super().configure_train

@@ -123,7 +123,7 @@ def _epsilons(groups: Sequence[Group]) -> Iterator[Chart]:
 
 def _histograms(groups: Sequence[Group]) -> Iterator[Chart]:
     for unit, name in _BOUNDS.items():
-        bounds = [np.asarray(group.runs[0].arrays("ledger").get(name, ())) for group in groups]
+        bounds = [np.asarray(_spent(group).get(name, ())) for group in groups]
         finite = [each[np.isfinite(each)] for each in bounds]
         if not any(map(len, finite)):
             continue
@@ -151,11 +151,16 @@ def _histograms(groups: Sequence[Group]) -> Iterator[Chart]:
         )
 
 
+def _spent(group: Group) -> dict[str, np.ndarray]:
+    """What the devices of a group's first run spent; nothing where all claim the same budget."""
+    ledger = group.runs[0].arrays("ledger")
+    return {} if "budget_spent" in ledger else dict(ledger)
+
+
 def _over_activity(groups: Sequence[Group]) -> Chart:
     series = []
     for group, look in zip(groups, looks(groups), strict=True):
-        run = group.runs[0]
-        ledger = run.arrays("ledger")
+        run, ledger = group.runs[0], _spent(group)
         if "epsilon" in ledger and np.isfinite(ledger["epsilon"]).any():
             held = np.asarray(run.devices["activity"]).sum(axis=0)[ledger["devices"]]
             series.append(

@@ -109,6 +109,15 @@ def test_a_private_page_says_what_is_claimed_and_what_no_claim_covers(pages, pri
     assert "ROC of membership inference" in said
 
 
+def test_a_page_about_a_mechanism_without_a_claim_says_infinite(private_run):
+    lines = [line | {"epsilon_max": float("inf")} for line in private_run.rounds]
+    lines = [line | {"epsilon_participation_max": float("inf")} for line in lines]
+    page = report_page(grouped([replace(private_run, rounds=lines)]), "files")
+    (claims,) = [one.table for one in page.sections if one.title == "What is claimed"]
+    assert [column.key for column in claims.columns] == ["observer", "device"]
+    assert [row["device"] for row in claims.rows] == [float("inf")] * 3
+
+
 def test_a_page_without_privacy_and_leakage_is_shorter_and_says_so(pages):
     said = " ".join(parsed(pages, "plain").text)
     assert "every epsilon is infinite before every observer" in said

@@ -79,6 +79,20 @@ def test_histogram_counts_every_device_once(private_run):
     assert chart.series[0].y[-2] == (bounds >= last_bin).sum()
 
 
+def test_a_budget_that_all_devices_claim_is_drawn_over_rounds_alone(private_run, monkeypatch):
+    """What each was charged of it is no epsilon."""
+    arrays = type(private_run).arrays
+    spent = {"budget_spent": np.linspace(0, 1, 30)}
+    monkeypatch.setattr(
+        type(private_run),
+        "arrays",
+        lambda run, name: arrays(run, name) | (spent if name == "ledger" else {}),
+    )
+    found = by_name(privacy_charts(grouped([private_run])))
+    assert "epsilon-device" in found
+    assert not {"epsilon-device-histogram", "epsilon-over-activity"} & found.keys()
+
+
 def test_heavy_devices_pay_more_than_light_ones_in_the_chart(private_run):
     chart = by_name(privacy_charts(grouped([private_run])))["epsilon-device"]
     ends = {one.label: one.y[-1] for one in chart.series}

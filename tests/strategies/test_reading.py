@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from flwr.serverapp.strategy import FedAdam, FedAvg
+from flwr.serverapp.strategy import FedAdam, FedAvg, QFedAvg
 from reading import HighestLosses, NoiseByMovement, UniformUntilItSlows, flat
 
 from clients import NLUClient
@@ -29,15 +29,16 @@ def adam():
 
 
 def simulate(policy, level=BUDGETED, noise=None, inner=adam, draw="poisson", **changes):
-    strategy = inner() if level is None else PrivateAggregation(inner(), level, noise)
     fields = {
         "population": PEOPLE,
         "model": MODEL,
         "client": NLUClient(local_steps=1),
-        "strategy": Selective(strategy, policy, draw=draw),
         "schedule": Static(rounds=10),
         "workers": 0,
     }
+    if policy is not None:
+        strategy = inner() if level is None else PrivateAggregation(inner(), level, noise)
+        fields["strategy"] = Selective(strategy, policy, draw=draw)
     return Simulation(**{**fields, **changes}).run(progress=False)
 
 
@@ -185,6 +186,49 @@ def test_examples_are_claimed_nothing_where_who_comes_follows_from_them(policy, 
         assert line["epsilon_max"] == (6.0 if level is BUDGETED else np.inf)
     assert np.isinf(run.files["ledger"]["example_epsilon_bound"]).all()
     assert any("no realised cost is a claim" in note for note in run.start["assumptions"])
+
+
+@pytest.mark.parametrize("policy", [SETTLING, HighestLosses(cohort=5)])
+def test_no_target_for_examples_can_be_kept_where_who_comes_follows_from_them(policy):
+    privacy = ExampleLevel(epsilon=8.0, delta=5e-4, max_participations=3)
+    client = NLUClient(local_steps=1, privacy=privacy)
+    with pytest.raises(ConfigError, match=r"epsilon is 8\.0 at example level, but rates or noise"):
+        simulate(policy, None, client=client)
+
+
+class Nosy(FedAvg):
+    """Chooses devices itself."""
+
+    def configure_train(self, server_round, arrays, config, grid):
+        return list(super().configure_train(server_round, arrays, config, grid))[: 3 + server_round]
+
+
+def test_a_strategy_that_chooses_devices_itself_says_by_what_before_examples_are_claimed():
+    client = NLUClient(local_steps=1, privacy=ExampleLevel(noise_multiplier=1.0, delta=5e-4))
+    alone = {"client": client, "schedule": Static(rounds=2)}
+    with pytest.raises(ConfigError, match=r"Nosy chooses devices .* declare .*'private'"):
+        simulate(None, strategy=Nosy(fraction_evaluate=0.0), **alone)
+    claimed = {}
+    for reads in ("activity", "private"):
+        strategy = Nosy(fraction_evaluate=0.0)
+        strategy.reads = reads
+        claimed[reads] = simulate(None, strategy=strategy, **alone).summary["example_epsilon_max"]
+    assert claimed["activity"] < claimed["private"] == np.inf
+    strategy.reads = "losses"
+    with pytest.raises(ConfigError, match="reads of Nosy is 'losses'; choose one of"):
+        simulate(None, strategy=strategy, **alone)
+    own = simulate(None, strategy=FedAvg(fraction_evaluate=0.0), **alone)
+    assert own.summary["example_epsilon_max"] < np.inf
+
+
+@pytest.mark.parametrize("selective", [False, True])
+def test_weights_by_losses_are_refused_where_examples_are_protected(selective):
+    client = NLUClient(local_steps=1, privacy=ExampleLevel(noise_multiplier=1.0, delta=5e-4))
+    strategy = QFedAvg(client_learning_rate=1.0)
+    if selective:
+        strategy = Selective(strategy, UniformSelection(cohort=5))
+    with pytest.raises(ConfigError, match="QFedAvg weighs devices by their training losses"):
+        simulate(None, strategy=strategy, client=client)
 
 
 def test_examples_are_claimed_as_ever_where_it_does_not():
