@@ -25,7 +25,7 @@ def panel_notes(
     Args:
       panel: who is attacked.
       population: before the panel's coins were applied.
-      claims: the units of which the run claims a finite epsilon.
+      claims: the units of which the run claims a finite epsilon that may be compared with it.
       level: probability that any of the audit's bounds is wrong.
     """
     return [_cost(panel, population), _comparison(panel, claims), _meaning(level)]

@@ -129,6 +129,7 @@ class Leakage:
         digest = hashlib.sha256()
         for array in self.panel.arrays().values():
             digest.update(np.ascontiguousarray(array).tobytes())
+        claims = account.comparable(self.panel.unit)
         return {
             "unit": self.panel.unit,
             "members": len(self.panel),
@@ -136,7 +137,7 @@ class Leakage:
             "audited_rounds": list(self.audit.rounds),
             "level": self.audit.level,
             "delta": self.delta,
-            "notes": panel_notes(self.panel, self.population, account.claims, self.audit.level),
+            "notes": panel_notes(self.panel, self.population, claims, self.audit.level),
         }
 
     def files(self) -> dict[str, dict[str, np.ndarray]]:

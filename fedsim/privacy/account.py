@@ -72,3 +72,19 @@ class Account:
         return tuple(
             u for u, kept in ledgers.items() if kept is not None and u not in self.unbounded
         )
+
+    def comparable(self, coin: Unit) -> tuple[Unit, ...]:
+        """The units whose claims a bound about one such unit, in or out by a coin, is held against.
+
+        A filter's budget is about a device that becomes null. Where a coin decides on an example,
+        other data take the place of a device's, and it claims nothing of that.
+
+        Example:
+          >>> filtered = Account(device=FilteredLedger(3, delta=1e-5, budget=4.0, order=8))
+          >>> filtered.comparable("device"), filtered.comparable("example")
+          (('device',), ())
+        """
+        filtered = isinstance(self.device, FilteredLedger)
+        return tuple(
+            u for u in self.claims if not (filtered and (coin, u) == ("example", "device"))
+        )

@@ -9,6 +9,7 @@ from reading import HighestLosses, NoiseByMovement, UniformUntilItSlows, flat
 
 from clients import NLUClient
 from fedsim import ConfigError, Continual, Population, Simulation, Static
+from fedsim.leakage import Leakage, device_panel, example_panel
 from fedsim.models import BiLSTMTagger
 from fedsim.privacy import ExampleLevel, Gaussian, epsilon
 from fedsim.privacy.release import AdaptiveClipping, DeviceLevel
@@ -19,6 +20,7 @@ MODEL = BiLSTMTagger.sized_for(PEOPLE, embedding=4, hidden=4)
 ACTIVITY = PEOPLE.activity()
 BUDGETED = DeviceLevel(clip_norm=0.5, noise_multiplier=1.0, delta=5e-4, device_budget=6.0)
 UNBUDGETED = replace(BUDGETED, device_budget=None)
+EXAMPLES = example_panel(PEOPLE, seed=0, size=30)
 SETTLING = UniformUntilItSlows(cohort=5, slow=0.72)
 CLAIMS = ("epsilon_max", "epsilon_median", "epsilon_participation_max", "epsilon_server_max")
 
@@ -85,6 +87,25 @@ def test_tables_and_record_say_under_what(settled):
     assert "keeps every device within an epsilon of 6: that budget is the claim" in said
     assert f"order {settled.start['privacy']['filter_order']:g}" in said
     assert said in settled.table().markdown()
+
+
+@pytest.mark.parametrize("panel", [device_panel(PEOPLE, seed=0, size=8), EXAMPLES])
+def test_an_audit_is_held_against_the_budget_at_its_own_delta_or_against_nothing(panel):
+    """A budget says nothing of one device's data replaced, which a coin about an example does."""
+    schedule = Static(rounds=3)
+    probe = Leakage(panel=panel, population=PEOPLE, model=MODEL, schedule=schedule)
+    people = panel.applied(PEOPLE)
+    run = simulate(SETTLING, population=people, schedule=schedule, probes=[probe])
+    comparison = run.start["probes"]["Leakage"]["notes"][1]
+    line = run.rounds[-1]
+    if panel is EXAMPLES:
+        assert line["epsilon_claim_at_delta_audit"] == np.inf
+        assert "no claim of this run may be compared" in comparison
+        return
+    order = run.start["privacy"]["filter_order"]
+    moved = np.log(line["delta"] / line["delta_audit"]) / (order - 1)
+    assert line["epsilon_claim_at_delta_audit"] == pytest.approx(6.0 + moved)
+    assert "the device-level epsilon (a device becomes null)" in comparison
 
 
 def test_it_is_the_same_under_any_number_of_workers(settled):
