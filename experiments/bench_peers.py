@@ -27,7 +27,7 @@ MOST_SECONDS = 900
 RAY, PFL = "Flower on Ray, run_simulation", "pfl-research"
 
 RAY_APP = "Flower on Ray, flwr run"
-"""The same apps, started as Flower recommends today."""
+"""The same apps in an app folder, started as Flower recommends today; actors keep their devices."""
 
 RAY_TUNED = "Flower on Ray with kept modules, flwr run"
 """Flower's quickstart builds a module for every message; who measures does without."""

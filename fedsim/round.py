@@ -13,6 +13,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from fedsim.engine.averaging import means_on
 from fedsim.engine.cohort import CohortGrid
 from fedsim.engine.exchange import Exchange
 from fedsim.engine.flower import records, to_parameters, to_record
@@ -92,7 +93,7 @@ class Round:
             said = {r.metadata.src_node_id: partial(_said, r, parameters) for r in replies.valid}
             observer.observe(round, period, parameters, said)
         forget = set_back(self.strategy)
-        with seeded_globals(self.seed, "aggregate", round):
+        with seeded_globals(self.seed, "aggregate", round), means_on(self.map):
             record, _ = self.strategy.aggregate_train(round, replies.heard)
         if record is not None:
             # As strict as with devices: a model they could not reply with is not sent to them.

@@ -1,12 +1,19 @@
-"""The apps that Flower's own simulation runs on the same devices: plain torch, FedAvg, timed."""
+"""The apps that Flower's own simulation runs on the same devices: plain torch, FedAvg, timed.
+
+    python -m experiments.peers.flower_app CORES
+
+is a script as Flower's users write them: apps and `run_simulation` in one file. Ray sends the apps
+of a script by value with every message, what they keep included, so that devices are read anew for
+each of them; apps of a module that can be imported keep them (`experiments.peers.flower_ray`).
+"""
 
 import json
 import os
+import sys
 import time
 from collections.abc import Iterable
-from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +21,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
+from flwr.simulation import run_simulation
 
 from experiments.peers.tagger import Tagger, Task
 from fedsim.rng import seeded_globals, torch_generator
@@ -50,16 +58,22 @@ class Settings(NamedTuple):
         return cls(**json.loads(os.environ[VARIABLE]))
 
 
-@lru_cache
+_kept: dict[str, Any] = {}
+"""What an actor, which runs one message at a time, has from earlier ones."""
+
+
 def loaded(path: str) -> Task:
-    """The workload, kept by each actor."""
-    return Task.load(path)
+    """The workload."""
+    if "task" not in _kept:
+        _kept["task"] = Task.load(path)
+    return _kept["task"]
 
 
-@lru_cache
 def kept(path: str) -> Tagger:
-    """A module for all messages of an actor, which runs one at a time."""
-    return loaded(path).module()
+    """A module for all messages."""
+    if "module" not in _kept:
+        _kept["module"] = loaded(path).module()
+    return _kept["module"]
 
 
 @client.train()
@@ -120,7 +134,8 @@ def main(grid: Grid, context: Context) -> None:
     strategy = TimedFedAvg(
         fraction_train=len(task.cohorts[0]) / devices,
         fraction_evaluate=0.0,
-        min_train_nodes=1,
+        # Not one fewer, should a node be thought lost meanwhile.
+        min_train_nodes=len(task.cohorts[0]),
         min_available_nodes=devices,
     )
     strategy.cohorts, strategy.begins, strategy.examples = task.cohorts, [], []
@@ -134,3 +149,12 @@ def main(grid: Grid, context: Context) -> None:
     seconds = [end - begin for begin, end in zip(strategy.begins, ends, strict=True)]
     measured = {"seconds": seconds, "examples": strategy.examples}
     Path(settings.out).write_text(json.dumps(measured), "utf-8")
+
+
+if __name__ == "__main__":
+    backend: dict[str, Any] = {
+        "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+        "init_args": {"num_cpus": int(sys.argv[1])},
+    }
+    nodes = len(Task.load(Settings.published().workload).devices)
+    run_simulation(server, client, nodes, backend_config=backend)

@@ -2,19 +2,20 @@
 
     python -m experiments.peers.flower_ray CORES FORM FILE ROUNDS
 
-prints one JSON line: seconds and examples of every round. FORM is "run_simulation", Flower's older
-function, or "flwr-run", in an app folder with a home and a SuperLink of its own, which end with
-this process; both build a module for every message, as Flower's quickstart does. "flwr-run-kept"
-keeps one in each actor. There are as many nodes as devices.
+prints one JSON line: seconds and examples of every round. FORM is "run_simulation", a script with
+Flower's older function, or "flwr-run", in an app folder with a home and a SuperLink of its own,
+which end with this process; both build a module for every message, as Flower's quickstart does, and
+the apps of a script also read their devices for each, since Ray sends such apps by value.
+"flwr-run-kept" keeps a module in each actor. There are as many nodes as devices.
 """
 
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from runpy import run_module
 from tempfile import TemporaryDirectory
-from typing import Any
 
-from experiments.peers.flower_app import Settings, client, loaded, server
+from experiments.peers.flower_app import Settings, loaded
 from experiments.processes import requests_to_end
 from experiments.superlink import flwr_run, superlink
 from fedsim.errors import ConfigError
@@ -50,24 +51,14 @@ def main(cores: int, form: str, path: str, rounds: int) -> None:
         out, said = Path(folder) / "measured.json", Path(folder) / "said"
         keep = form == FORMS[2]
         Settings(str(Path(path).resolve()), keep, rounds, str(out)).publish()
-        nodes = len(loaded(path).devices)
         if form == FORMS[0]:
-            _run_simulation(cores, nodes)
+            sys.argv[1:] = [str(cores)]
+            run_module("experiments.peers.flower_app", run_name="__main__", alter_sys=True)
         else:
-            _flwr_run(cores, nodes, Path(folder), said, check)
+            _flwr_run(cores, len(loaded(path).devices), Path(folder), said, check)
         if not out.exists():
             sys.exit("\n".join(said.read_text("utf-8", "replace").splitlines()[-LAST_LINES:]))
         print(out.read_text("utf-8"), flush=True)
-
-
-def _run_simulation(cores: int, nodes: int) -> None:
-    from flwr.simulation import run_simulation
-
-    backend: dict[str, Any] = {
-        "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
-        "init_args": {"num_cpus": cores},
-    }
-    run_simulation(server, client, nodes, backend_config=backend)
 
 
 def _flwr_run(cores: int, nodes: int, folder: Path, said: Path, check: Callable[[], None]) -> None:

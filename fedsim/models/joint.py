@@ -183,13 +183,15 @@ def linear(inputs: Tensor, weight: Tensor, bias: Tensor, rows: Rows) -> Tensor:
 
 def _embed(table: Tensor, token_ids: Tensor, places: Rows) -> Tensor:
     """Word vectors (..., n, width): the scaled sum of the rows (..., n, pieces) of each word."""
-    gain = EMBEDDING_GAIN * token_ids.shape[-1] ** -0.5
+    pieces = token_ids.shape[-1]
+    gain = EMBEDDING_GAIN * pieces**-0.5
     if table.dim() == 2:
-        words = gain * F.embedding(token_ids, table).sum(-2)
+        rows = F.embedding(token_ids, table)
     else:
-        devices, rows, width = table.shape
-        shifted = token_ids + rows * torch.arange(devices, device=table.device).view(-1, 1, 1)
-        words = gain * F.embedding(shifted, table.reshape(-1, width)).sum(-2)
+        devices, count, width = table.shape
+        shifted = token_ids + count * torch.arange(devices, device=table.device).view(-1, 1, 1)
+        rows = F.embedding(shifted, table.reshape(-1, width))
+    words = gain * (rows.squeeze(-2) if pieces == 1 else rows.sum(-2))
     note(Use("embedding", (table,), token_ids, words, places, gain))
     return words
 

@@ -13,6 +13,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 @dataclass(frozen=True)
@@ -138,9 +139,9 @@ class Packing:
         """Maxima over the words of each sentence, (..., examples, features); 0 without words."""
         lowest = float("-inf")
         if self._whole:
-            highest = self.timed(self._kept(packed, lowest)).amax(0)
+            highest = _Highest.apply(self.timed(self._kept(packed, lowest)), 0)
         else:
-            highest = self._spread(packed, lowest).amax(-2)
+            highest = _Highest.apply(self._spread(packed, lowest), -2)
         return highest if self.full else highest.masked_fill(self.lengths.unsqueeze(-1) == 0, 0.0)
 
     def _kept(self, packed: Tensor, otherwise: float) -> Tensor:
@@ -210,6 +211,26 @@ class _Mirrored(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         return _swapped(grad, *ctx.saved_tensors), None
+
+
+class _Highest(torch.autograd.Function):
+    """`amax`, whose own derivative compares by way of truth values: five times slower on a CPU."""
+
+    @staticmethod
+    def forward(ctx, values: Tensor, dim: int):
+        highest = values.amax(dim)
+        ctx.save_for_backward(values, highest)
+        ctx.dim = dim
+        return highest
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        values, highest = ctx.saved_tensors
+        # 1 at a maximum, else 0; maxima that are equal share the gradient.
+        share = (values - highest.unsqueeze(ctx.dim)).ge_(0)
+        each = share.sum(ctx.dim).clamp_(min=1)
+        return share.mul_((grad / each).unsqueeze(ctx.dim)), None
 
 
 class _Spread(torch.autograd.Function):

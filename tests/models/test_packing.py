@@ -138,6 +138,27 @@ def test_a_maximum_sends_its_gradient_to_the_winning_word_alone():
     assert words.grad.flatten().tolist() == [0.0, 1.0, 1.0, 0.0, 0.0, 0.0]
 
 
+@given(stacks(), st.integers(0, 2**32))
+@settings(max_examples=60, deadline=None)
+def test_gradients_of_maxima_are_those_of_amax_where_words_tie_too(stack, seed):
+    lengths, tokens = stack
+    draw = torch.Generator().manual_seed(seed)
+    for own in (lengths, lengths[0]):
+        packing = Packing.of(own, tokens)
+        # Few different values: ties everywhere.
+        packed = torch.randint(0, 3, (*packing.real.shape, 2), generator=draw).double()
+        packed.requires_grad_()
+        slopes = torch.randn(*own.shape, 2, dtype=torch.float64, generator=draw)
+        (got,) = torch.autograd.grad(packing.maxima(packed), packed, slopes)
+        padded = packing.padded(packed)
+        # Padding must lose: the smallest value is 0.
+        inside = (torch.arange(tokens) < own.unsqueeze(-1)).unsqueeze(-1)
+        highest = padded.masked_fill(~inside, -1.0).amax(-2)
+        highest = torch.where(own.unsqueeze(-1) > 0, highest, 0.0)
+        (wanted,) = torch.autograd.grad(highest, packed, slopes)
+        torch.testing.assert_close(got, wanted)
+
+
 def test_a_layout_first_made_in_inference_mode_serves_training():
     lengths = torch.full((3,), 41)
     with torch.inference_mode():

@@ -1,0 +1,105 @@
+"""Claims about weighted means: they are Flower's own, to the bit, on any number of workers."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
+from flwr.serverapp.strategy import fedavg
+from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedsim.engine import averaging
+from fedsim.engine.averaging import means_on, weighted_mean
+
+WEIGHT = "num-examples"
+
+
+def reply(weight, **arrays):
+    """The content of a reply."""
+    values = ArrayRecord({name: Array(value) for name, value in arrays.items()})
+    return RecordDict({"arrays": values, "metrics": MetricRecord({WEIGHT: weight})})
+
+
+def same_bits(ours, flowers):
+    """Whether two records hold the same names, kinds of number, shapes and bits."""
+    assert list(ours) == list(flowers)
+    for name in ours:
+        got, wanted = ours[name].numpy(), flowers[name].numpy()
+        assert (got.dtype, got.shape) == (wanted.dtype, wanted.shape)
+        assert got.tobytes() == wanted.tobytes()
+        assert ours[name].data == flowers[name].data
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    weights=st.lists(st.one_of(st.integers(1, 500), st.floats(1e-6, 1e6)), min_size=1, max_size=6),
+    shapes=st.lists(st.lists(st.integers(0, 9), max_size=3).map(tuple), min_size=1, max_size=3),
+    dtype=st.sampled_from([np.float32, np.float64, np.float16, np.int64]),
+    piece=st.sampled_from([1, 7, 32768]),
+    workers=st.integers(1, 3),
+)
+@settings(max_examples=60, deadline=None)
+def test_means_are_those_of_flower_to_the_bit(seed, weights, shapes, dtype, piece, workers):
+    draw = np.random.default_rng(seed)
+    replies = [
+        reply(
+            weight,
+            **{
+                f"w{i}": np.asarray(draw.standard_normal(shape) * 100).astype(dtype)
+                for i, shape in enumerate(shapes)
+            },
+        )
+        for weight in weights
+    ]
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(workers) as pool:
+        patch.setattr(averaging, "PIECE", piece)
+        with means_on(pool.map):
+            ours = fedavg.aggregate_arrayrecords(replies, WEIGHT)
+    same_bits(ours, aggregate_arrayrecords(replies, WEIGHT))
+
+
+ONES = np.ones(3, np.float32)
+ODD = {
+    "another dtype": [reply(1, w=ONES), reply(2, w=ONES.astype(np.float64))],
+    "a transposed array": [reply(1, w=np.ones((2, 3), np.float32)) for _ in range(2)],
+    "other names": [reply(1, w=ONES), reply(2, w=ONES, b=ONES)],
+    "values that are not finite": [reply(1, w=ONES * np.inf), reply(2, w=ONES * -np.inf)],
+}
+
+
+@pytest.mark.parametrize("replies", ODD.values(), ids=ODD)
+def test_odd_replies_are_averaged_as_flower_does(replies):
+    with means_on(map), np.errstate(invalid="ignore"):
+        same_bits(weighted_mean(replies, WEIGHT), aggregate_arrayrecords(replies, WEIGHT))
+
+
+@pytest.mark.parametrize("replies", [[], [reply(0, w=ONES), reply(0, w=ONES)]])
+def test_errors_are_those_of_flower(replies):
+    def outcome(function):
+        try:
+            return dict(function(replies, WEIGHT))
+        except Exception as error:
+            return type(error)
+
+    with means_on(map):
+        assert outcome(weighted_mean) == outcome(aggregate_arrayrecords)
+
+
+def test_what_is_read_of_a_mean_may_be_written_to_without_changing_it():
+    with means_on(map):
+        mean = weighted_mean([reply(1, w=ONES), reply(3, w=ONES)], WEIGHT)["w"]
+    read = mean.numpy()
+    read *= 7
+    assert mean.numpy().tolist() == [1.0, 1.0, 1.0]
+
+
+def test_outside_a_run_flower_does_it_alone(monkeypatch):
+    asked = []
+    monkeypatch.setattr(averaging, "aggregate_arrayrecords", lambda *given: asked.append(given))
+    with means_on(map):
+        weighted_mean([reply(1, w=ONES)], WEIGHT)
+        assert not asked
+    fedavg.aggregate_arrayrecords([reply(1, w=ONES)], WEIGHT)
+    assert len(asked) == 1
