@@ -5,6 +5,7 @@ without copies, processes or serialisation. Each kernel runs on one thread: the 
 depend on how many workers there are.
 """
 
+import gc
 import logging
 import sys
 from bdb import BdbQuit
@@ -68,6 +69,10 @@ class LocalGrid(DeviceGrid):
         # Training is many short kernels: a worker that comes out of one should not wait 5 ms until
         # another hands over the interpreter.
         sys.setswitchinterval(SWITCH_INTERVAL)
+        # What is there already (modules, the corpus) need not be searched for garbage every round.
+        self._froze = gc.get_freeze_count() == 0
+        if self._froze:
+            gc.freeze()
         self._pool = ThreadPoolExecutor(self._workers) if self._workers else None
         return self
 
@@ -76,6 +81,8 @@ class LocalGrid(DeviceGrid):
             self._pool.shutdown(cancel_futures=True)
         torch.set_num_threads(self._threads_before)
         sys.setswitchinterval(self._interval_before)
+        if self._froze:
+            gc.unfreeze()
 
     def map(self, function: Callable[[T], R], items: Iterable[T]) -> Iterable[R]:
         """Apply a function on the workers; results in the order of the items."""

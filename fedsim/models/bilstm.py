@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from fedsim.models.joint import JointTagger, Parameters
+from fedsim.models.bilstm_step import can_descend, descend
+from fedsim.models.joint import Batch, JointTagger, Parameters
 from fedsim.models.lstm import lstm_layer
 from fedsim.models.packing import Packing
 
@@ -53,3 +54,9 @@ class BiLSTMTagger(JointTagger):
         return lstm_layer(
             words, parameters["lstm_ih"], parameters["lstm_hh"], parameters["lstm_bias"], packing
         )
+
+    def descend(self, parameters: Parameters, batch: Batch, rates: Tensor) -> Tensor | None:
+        """A step of SGD of a single device on a CPU (`fedsim.models.bilstm_step`), else None."""
+        kind = type(self)
+        own = kind.encode is BiLSTMTagger.encode and kind.losses is JointTagger.losses
+        return descend(parameters, batch, rates) if own and can_descend(parameters, batch) else None

@@ -116,7 +116,7 @@ class Packing:
     def padded(self, packed: Tensor) -> Tensor:
         """(..., n, features) -> (..., examples, tokens, features), zero where there is no word."""
         if self._whole:
-            return self.timed(self._kept(packed, 0)).transpose(0, 1)
+            return self.timed(self.kept(packed, 0)).transpose(0, 1)
         return self._spread(packed, 0.0)
 
     def reversed(self, packed: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ class Packing:
 
     def sums(self, packed: Tensor) -> Tensor:
         """Sums over the words of each sentence: (..., n, features) -> (..., examples, features)."""
-        kept = self._kept(packed, 0)
+        kept = self.kept(packed, 0)
         if self._whole:
             return self.timed(kept).sum(0)
         size = (*packed.shape[:-2], self.examples, packed.shape[-1])
@@ -139,12 +139,12 @@ class Packing:
         """Maxima over the words of each sentence, (..., examples, features); 0 without words."""
         lowest = float("-inf")
         if self._whole:
-            highest = _Highest.apply(self.timed(self._kept(packed, lowest)), 0)
+            highest = _Highest.apply(self.timed(self.kept(packed, lowest)), 0)
         else:
             highest = _Highest.apply(self._spread(packed, lowest), -2)
         return highest if self.full else highest.masked_fill(self.lengths.unsqueeze(-1) == 0, 0.0)
 
-    def _kept(self, packed: Tensor, otherwise: float) -> Tensor:
+    def kept(self, packed: Tensor, otherwise: float) -> Tensor:
         """The words, and `otherwise` at places that hold none."""
         return packed if self.full else packed.masked_fill(~self.real.unsqueeze(-1), otherwise)
 
@@ -227,10 +227,14 @@ class _Highest(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor):
         values, highest = ctx.saved_tensors
-        # 1 at a maximum, else 0; maxima that are equal share the gradient.
-        share = (values - highest.unsqueeze(ctx.dim)).ge_(0)
-        each = share.sum(ctx.dim).clamp_(min=1)
-        return share.mul_((grad / each).unsqueeze(ctx.dim)), None
+        return to_highest(values, highest, grad, ctx.dim), None
+
+
+def to_highest(values: Tensor, highest: Tensor, grad: Tensor, dim: int) -> Tensor:
+    """The gradient by values, given that by their maxima: those that are equal share it."""
+    share = (values - highest.unsqueeze(dim)).ge_(0)
+    each = share.sum(dim).clamp_(min=1)
+    return share.mul_((grad / each).unsqueeze(dim))
 
 
 class _Spread(torch.autograd.Function):

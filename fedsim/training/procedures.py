@@ -24,6 +24,9 @@ from fedsim.models.joint import Batch, Parameters
 Losses = Callable[[Parameters, Batch], Tensor]
 """Per-example losses: (parameters, batch) -> (..., examples)."""
 
+Descend = Callable[[Parameters, Batch, Tensor], Tensor | None]
+"""A step of SGD, in place: `fedsim.models.joint.JointTagger.descend`."""
+
 Randomness = np.random.Generator | Sequence[np.random.Generator] | None
 
 State = dict[str, Any]
@@ -66,11 +69,14 @@ class SGD:
       losses: per-example losses of the model.
       learning_rate: step size, > 0.
       proximal_mu: weight of (mu / 2) |w - w_received|^2, >= 0.
+      descend: the model's own way down these losses, or None; taken where there is no proximal term
+        and it can be.
     """
 
     losses: Losses
     learning_rate: float
     proximal_mu: float = 0.0
+    descend: Descend | None = None
 
     leaves_unused_rows: ClassVar[bool] = True
 
@@ -80,6 +86,13 @@ class SGD:
 
     def step(self, state: State, batch: Batch) -> State:
         """parameters -= learning rate x gradient."""
+        if self.descend is not None and not self.proximal_mu:
+            share = self.learning_rate / batch["size"].clamp(min=1)
+            rates = batch["weight"] * share.unsqueeze(-1)
+            each = self.descend(state["parameters"], batch, rates)
+            if each is not None:
+                _note(state, (each * batch["weight"]).sum(-1), batch)
+                return state
         gradients = _gradients(self.losses, state, batch, self.proximal_mu)
         with torch.no_grad():
             torch._foreach_add_(
@@ -167,13 +180,18 @@ def _gradients(
     # A batch without slots has a sum of 0, and is to leave the parameters as they are.
     mean = total / batch["size"].clamp(min=1)
     gradients = torch.autograd.grad(mean.sum(), list(parameters.values()))
-    state["loss"] = state["loss"] + total.detach()
-    state["seen"] = state["seen"] + batch["weight"].sum(-1)
+    _note(state, total.detach(), batch)
     if proximal_mu:
         with torch.no_grad():
             away = torch._foreach_sub(list(parameters.values()), list(state["anchor"].values()))
             return torch._foreach_add(list(gradients), away, alpha=proximal_mu)
     return gradients
+
+
+def _note(state: State, loss: Tensor, batch: Batch) -> None:
+    """Add a batch's summed loss, and its real examples."""
+    state["loss"] = state["loss"] + loss
+    state["seen"] = state["seen"] + batch["weight"].sum(-1)
 
 
 def _decay(parameters: list[Tensor], fraction: float, where: Tensor) -> None:

@@ -201,14 +201,18 @@ def procedures(
 ) -> Callable[[float], LocalProcedure]:
     """Proximal weight -> procedure, for the optimizer named "sgd" or "adamw"."""
     losses = in_precision(model.losses, precision)
-    kinds: dict[str, type[SGD] | type[AdamW]] = {"sgd": SGD, "adamw": AdamW}
-    kind = kinds[optimizer]
+    descend = model.descend if precision == "float32" else None
+
     # The same object for all devices: procedures keep nothing.
-    return cache(
-        lambda proximal_mu: kind(
-            losses=losses, learning_rate=learning_rate, proximal_mu=proximal_mu
+    @cache
+    def of(proximal_mu: float) -> LocalProcedure:
+        if optimizer == "adamw":
+            return AdamW(losses=losses, learning_rate=learning_rate, proximal_mu=proximal_mu)
+        return SGD(
+            losses=losses, learning_rate=learning_rate, proximal_mu=proximal_mu, descend=descend
         )
-    )
+
+    return of
 
 
 def private_procedures(

@@ -1,5 +1,6 @@
 """Devices on threads behind Flower's grid: every message gets one reply, whatever happens."""
 
+import gc
 import logging
 import threading
 import time
@@ -273,3 +274,13 @@ def test_workers_train_devices_at_the_same_time():
 def test_there_is_no_registered_run(grid):
     with pytest.raises(RuntimeError, match="no registered Flower run"):
         _ = grid.run
+
+
+def test_what_was_there_before_is_not_searched_for_garbage_meanwhile():
+    assert gc.get_freeze_count() == 0
+    with LocalGrid(ClientApp(), devices=1, workers=0):
+        held = gc.get_freeze_count()
+        with LocalGrid(ClientApp(), devices=1, workers=0):
+            pass
+        assert gc.get_freeze_count() == held > 1000
+    assert gc.get_freeze_count() == 0
