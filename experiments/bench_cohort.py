@@ -103,6 +103,7 @@ def _benchmark(
             "devices_further_than_equal": {c.name: _further(c) for c in cells},
             "noise_alone_over_plain": {c.name: c.noise for c in cells},
             "private_over_plain_examples": {c.name: c.served for c in cells},
+            "private_over_plain_places": {c.name: c.places for c in cells},
             "kernels_one_by_one_and_stacked": kernels,
         },
         measurements=[line for c in cells for line in c.lines],
@@ -122,8 +123,8 @@ def _benchmark(
             ),
             *(
                 f"{c.name}: noise alone, drawn once for every parameter, takes {c.noise:.2f} of a "
-                f"plain round, and the batches of a private one hold {c.served:.2f} times its "
-                "examples"
+                f"plain round; the batches of a private one hold {c.served:.2f} times its "
+                f"examples, and fill {c.places:.2f} times the places for words"
                 for c in cells
             ),
             *(

@@ -29,6 +29,7 @@ class Cell(NamedTuple):
       dp: seconds of a private round over those of a plain one, both batched.
       noise: seconds of one draw for every parameter of every device, over the same.
       served: examples in the batches of a private round, over those of a plain one.
+      places: words worked on in a private round, with all that fills stacks up, over the same.
       share: examples a second, batched, as a share of those of one model on large batches.
       private_share: the same, both private.
     """
@@ -40,6 +41,7 @@ class Cell(NamedTuple):
     dp: float
     noise: float
     served: float
+    places: float
     share: float
     private_share: float
 
@@ -99,6 +101,7 @@ def measured_cell(
         dp=ratio_of_rounds(private_batched, batched),
         noise=ratio_of_rounds(noise, batched),
         served=private.served(1) / plain.served(1),
+        places=private.places(1) / plain.places(1),
         share=_share(batched, pooled),
         private_share=_share(private_batched, private_pooled),
     )

@@ -26,6 +26,7 @@ from fedsim.training.batches import tensors
 from fedsim.training.chunks import ChunkPlan, planned
 from fedsim.training.cohort import in_turn, train_together
 from fedsim.training.gaussian import opened, resumed
+from fedsim.training.stacking import StackedBatches
 from fedsim.training.trainer import LocalResult
 
 SIZES = {"rows": 5000, "intents": 64, "slot_labels": 100}
@@ -170,6 +171,26 @@ class Work:
         held = enumerate(self.people.activity().tolist())
         plans = (self.trainer.drawn(n, device=device, round=round) for device, n in held)
         return sum(len(indices) for plan in plans for indices, _ in plan)
+
+    def places(self, round: int) -> int:
+        """Words that a round works on as stacks, with all that fills them up."""
+        most, whole = self.plan.devices, isinstance(self.model, TransformerTagger)
+        found = 0
+        for start in range(0, len(self.turn), most):
+            held = {d: self.people.held(d, 0) for d in self.turn[start : start + most]}
+            together = StackedBatches(list(held.values()))
+            plans = [
+                [indices for indices, _ in self.trainer.drawn(len(own), device=d, round=round)]
+                for d, own in held.items()
+            ]
+            for step in range(len(plans[0])):
+                drawn = [plan[step] for plan in plans if step < len(plan)]
+                lengths = together.batch(drawn, [1.0] * len(drawn))["lengths"]
+                # A transformer's sentences are padded to the longest; an LSTM's to that of the
+                # same rank by length on another device.
+                wide = int(lengths.max()) * lengths.shape[1] if whole else lengths.amax(0).sum()
+                found += len(drawn) * int(wide)
+        return found
 
     def noise_alone(self, round: int) -> int:
         """Nothing but one number for every parameter of every device; how many examples they hold.

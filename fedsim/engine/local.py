@@ -20,6 +20,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedsim.engine.flower import RAISED, DeviceGrid, reason
+from fedsim.engine.memory import keep_freed
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class LocalGrid(DeviceGrid):
             sys.getswitchinterval(),
         )
         torch.set_num_threads(1)
+        keep_freed()
         # Training is many short kernels: a worker that comes out of one should not wait 5 ms until
         # another hands over the interpreter.
         sys.setswitchinterval(SWITCH_INTERVAL)

@@ -22,8 +22,12 @@ from fedsim.training.watch import Watch
 log = logging.getLogger(__name__)
 
 CPU_BYTES = 32 * 2**20
-"""Memory of a stack on a processor: about what the caches of a core hold. Beyond it a stack is
-slower than its devices one by one."""
+"""Memory of a stack on a processor: about what the caches of a core hold. Twice as much is still
+faster than a stack of few devices, `SHARING`; beyond that a stack is slower."""
+
+SHARING = 8
+"""Devices up to which a stack on a processor gets faster whatever it takes, because they share what
+an operation costs besides its arithmetic."""
 
 FEWEST = 3
 """Devices of a stack on a processor from which on it is faster than they are one by one. A private
@@ -81,7 +85,7 @@ def planned(trainer: LocalTrainer, parameters: Parameters, where: torch.device) 
         log.warning("the model cannot be trained as a stack, but one device by one (%s)", why)
         return ChunkPlan(where="cpu", devices=1, device_bytes=0, one_by_one=why)
     each = seen.peak_bytes // len(pair)
-    devices = max(1, _bytes(where) // max(1, each))
+    devices = _fitting(max(1, each), where)
     slower = where.type == "cpu" and trainer.privacy is None and devices < FEWEST
     return ChunkPlan(
         where=where.type,
@@ -91,10 +95,11 @@ def planned(trainer: LocalTrainer, parameters: Parameters, where: torch.device) 
     )
 
 
-def _bytes(where: torch.device) -> int:
+def _fitting(each: int, where: torch.device) -> int:
+    """Devices of a stack, at least one, where each takes so many bytes."""
     if where.type == "cpu":
-        return CPU_BYTES
-    return int(GPU_SHARE * torch.cuda.get_device_properties(where).total_memory)
+        return max(1, CPU_BYTES // each, min(SHARING, 2 * CPU_BYTES // each))
+    return max(1, int(GPU_SHARE * torch.cuda.get_device_properties(where).total_memory) // each)
 
 
 def _compare(

@@ -3,12 +3,11 @@
 Devices become one stack and run through the same three functions of a local procedure as one device
 alone. Those with the most steps come first: a device that has taken its last step leaves at the
 end of the stack, so that nobody is trained for longer than they would be alone. Results equal
-those of `LocalTrainer.train` up to rounding; noise is one draw a step for the whole stack, and one
-at the end for the table rows that a device has no words for, and equal to it in distribution.
+those of `LocalTrainer.train` up to rounding; noise is one draw a step for the whole stack, for rows
+of the table one before a step that reads them and one at the end, and equal to it in distribution.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from fedsim.population.examples import Examples
 from fedsim.rng import stream
 from fedsim.training.dpsgd import DPSGD
 from fedsim.training.kernel import clipped_gradient
-from fedsim.training.procedures import LocalProcedure
+from fedsim.training.procedures import LocalProcedure, State
 from fedsim.training.stacking import StackedBatches, copies, on, part
 from fedsim.training.trainer import LocalResult, LocalTrainer
 
@@ -88,29 +87,31 @@ def train_together(
     state = procedure.start({name: stack[name] for name in parameters}, streams)
     # A private step that meets nobody's example leaves them as they are.
     state |= {name: state[name].to(where).expand(busy) for name in ("loss", "seen")}
-    if late is not None:
-        state["unread"] = torch.zeros(busy, device=where)
-    trained: list[_Trained] = []
+    if late is not None and name is not None:
+        rows = words[name].shape[1]
+        state["late"] = {name: torch.zeros(busy, rows, device=where)}
+        for batch in batches:
+            batch["reads"] = _reads(batch["token_ids"], rows)
+    ended: list[State] = []
     active = busy
     for batch in on(where, batches):
         still = len(batch["size"])
         if still < active:
-            trained.append(_Trained.of(procedure, part(state, still, active)))
+            ended.insert(0, part(state, still, active))
             state, active = part(state, 0, still), still
         state = procedure.step(state, batch)
-    trained.append(_Trained.of(procedure, state))
-    ended = trained[::-1]
-    done = [device for stack in ended for device in stack.each()]
+    ended.insert(0, state)
     if name is not None:
         received = parameters[name].detach()
         if late is None:
             tables: Iterable[Tensor] = (received.clone() for _ in used)
         else:
-            variance = torch.cat([stack.unread for stack in ended])
-            tables = late.unread(state, variance, sent(received, where)).cpu()
+            tables = _noised(late, name, ended, used, sent(received, where)).cpu()
+    done = [device for stack in ended for device in _each(procedure, stack)]
+    if name is not None:
         # Rows that a device has words for are those it trained.
-        for table, (moved, _, _), rows in zip(tables, done, used, strict=True):
-            table[torch.from_numpy(rows)] = moved[name][: len(rows)]
+        for table, (moved, _, _), own_rows in zip(tables, done, used, strict=True):
+            table[torch.from_numpy(own_rows)] = moved[name][: len(own_rows)]
             moved[name] = table
     return [
         LocalResult(moved, len(examples), seen, loss / seen if seen else 0)
@@ -135,26 +136,46 @@ def _noised_late(procedure: LocalProcedure, parameters: Parameters) -> DPSGD | N
     return None
 
 
-class _Trained(NamedTuple):
-    """Devices that have taken their last step; all with a leading axis."""
+def _reads(token_ids: Tensor, rows: int) -> Tensor:
+    """(n,) rows that a batch reads, those of device k from k x rows on; padding reads the first."""
+    devices = len(token_ids)
+    read = np.zeros((devices, rows), bool)
+    read[np.arange(devices)[:, None], token_ids.reshape(devices, -1).numpy()] = True
+    return torch.from_numpy(np.flatnonzero(read))
 
-    parameters: Parameters
-    seen: Tensor
-    loss: Tensor
-    unread: Tensor
 
-    @classmethod
-    def of(cls, procedure: LocalProcedure, state: dict) -> "_Trained":
-        seen = state["seen"]
-        return cls(procedure.finish(state), seen, state["loss"], state.get("unread", seen))
+def _noised(
+    late: DPSGD, name: str, ended: list[State], used: list[np.ndarray], received: Tensor
+) -> Tensor:
+    """Give the rows of all devices what noise they lack, and the other rows all of theirs.
 
-    def each(self) -> list[tuple[Parameters, float, float]]:
-        """Parameters, real examples seen and summed loss of each; waits for the device."""
-        own = {name: p.cpu() for name, p in self.parameters.items()}
-        seen, loss = self.seen.tolist(), self.loss.tolist()
-        return [
-            ({name: p[k] for name, p in own.items()}, seen[k], loss[k]) for k in range(len(seen))
-        ]
+    Args:
+      late: what has trained.
+      name: of the table.
+      ended: states of devices that have taken their last step; the noise of the first goes on.
+      used: rows of each device.
+      received: the table as it was received.
+
+    Returns:
+      (devices, rows, width) tables, but for the rows that devices trained.
+    """
+    left, noise = iter(used), ended[0]["noise"] if late.noise_multiplier else None
+    spread = []
+    for state in ended:
+        variance = state["late"][name]
+        spread.append(variance[:, -1].clone())
+        own = [k * variance.shape[1] + np.arange(len(next(left))) for k in range(len(variance))]
+        state["noise"] = noise
+        late.settle(state, name, sent(torch.from_numpy(np.concatenate(own)), variance.device))
+        noise = state["noise"]
+    return late.unread(ended[0] | {"noise": noise}, torch.cat(spread), received)
+
+
+def _each(procedure: LocalProcedure, state: State) -> list[tuple[Parameters, float, float]]:
+    """Parameters, real examples seen and summed loss of each device; waits for where they are."""
+    own = {name: p.cpu() for name, p in procedure.finish(state).items()}
+    seen, loss = state["seen"].tolist(), state["loss"].tolist()
+    return [({name: p[k] for name, p in own.items()}, seen[k], loss[k]) for k in range(len(seen))]
 
 
 def _own_rows(
@@ -165,8 +186,8 @@ def _own_rows(
         return held, [], {}
     found = [np.unique(own.token_ids, return_inverse=True) for own in held]
     rows = [own.astype(np.int64) for own, _ in found]
-    # A table is filled up by rows that no word reads.
-    table = np.zeros((len(held), max(1, *map(len, rows))), np.int64)
+    # A table is filled up by rows that no word reads, at least one.
+    table = np.zeros((len(held), 1 + max(map(len, rows))), np.int64)
     for line, own in zip(table, rows, strict=True):
         line[: len(own)] = own
     small = sent(parameters[name].detach()[torch.from_numpy(table)], where)

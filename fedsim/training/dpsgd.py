@@ -23,7 +23,7 @@ from fedsim.privacy.release import AdaptiveClipping
 from fedsim.privacy.rounding import Precision
 from fedsim.training.backends import ClippedGradient
 from fedsim.training.clip_norm import SplitNoise, adapted, clip_bits, split_noise
-from fedsim.training.gaussian import Source, opened, resumed
+from fedsim.training.gaussian import BLOCK, Source, opened, resumed
 from fedsim.training.kernel import clipped_gradient
 from fedsim.training.one_by_one import one_by_one
 from fedsim.training.precision import cast
@@ -75,7 +75,7 @@ class DPSGD:
 
     leaves_unused_rows: ClassVar[bool] = False
     """Noise goes to every row: which rows stay still would tell which words were said. That of rows
-    which no batch reads may come late, all steps' in one draw: see `unread`."""
+    which a batch does not read may come late, all steps' in one draw: see `settle`, `unread`."""
 
     def __post_init__(self) -> None:
         clip, noise = self.clip_norm, self.noise_multiplier
@@ -140,8 +140,14 @@ class DPSGD:
         return state
 
     def step(self, state: State, batch: Batch) -> State:
-        """One logical step: all physical batches, then noise once, then the update."""
+        """One logical step: all physical batches, then noise once, then the update.
+
+        Where noise comes late, `reads` of the batch, (n,), says which rows of a table it reads.
+        """
         parameters = state["parameters"]
+        late = state.get("late", {})
+        for name in late:
+            self.settle(state, name, batch["reads"])
         passed = cast(parameters, self.precision)
         expected = self.clipping.expected(batch["size"])
         noise = self._split(state, expected)
@@ -165,15 +171,14 @@ class DPSGD:
             if self.adaptive:
                 bits = bits + clip_bits(clipped.factors, terms.batch["weight"])
         rate = -self.learning_rate / expected
-        if "unread" in state:
-            kept = 1 - self.learning_rate * self.proximal_mu
-            state["unread"] = kept**2 * state["unread"] + (rate * noise.sum * clip_norm) ** 2
+        kept = 1 - self.learning_rate * self.proximal_mu
+        for variance in late.values():
+            variance.mul_(kept**2).add_(_over((rate * noise.sum * clip_norm) ** 2, variance))
         for name, p in parameters.items():
-            change = total[name].mul_(_over(rate, p))
-            if self.proximal_mu:
-                away = p - state["anchor"][name]
-                change.add_(away, alpha=-self.learning_rate * self.proximal_mu)
-            p.add_(change)
+            away = p - state["anchor"][name] if self.proximal_mu else None
+            p.addcmul_(total[name], _over(rate, p).to(total[name].dtype))
+            if away is not None:
+                p.add_(away, alpha=-self.learning_rate * self.proximal_mu)
         if self.adaptive:
             state["clip_norm"] = adapted(clip_norm, bits, expected, self.adaptive)
         if self.clipping.whole:
@@ -186,17 +191,37 @@ class DPSGD:
         """The trained parameters."""
         return dict(state["parameters"])
 
-    def unread(self, state: State, variance: Tensor, received: Tensor) -> Tensor:
-        """Rows that no batch has read, after all steps, in one draw.
+    def settle(self, state: State, name: str, rows: Tensor) -> None:
+        """Give rows of a table the noise of the steps since they were last read, in one draw.
 
-        Nothing but noise moves them, and nothing follows from where they are. So a sum of draws,
-        one a step, may be drawn at once, when the steps are over: what comes out has the
-        same distribution, and with it every guarantee (Lim et al., "LazyDP", ASPLOS 2024). `step`
-        adds up the variance where a state has `unread`, zeros (devices,) at the start.
+        Nothing follows from where a row is that no batch reads. So the noise of several steps, a
+        sum of independent draws, may be one draw, before the row is read again or sent: what comes
+        out has the same distribution, and with it every guarantee (Lim et al., "LazyDP", ASPLOS
+        2024). `step` adds up variances where a state has `late`: name of a table -> (devices, rows
+        of the table) zeros at the start.
+
+        Args:
+          state: its table is changed in place once a step has been taken.
+          name: of the table.
+          rows: (n,) which, each once, of (devices x rows).
+        """
+        if not (int(state["step"]) and self.noise_multiplier):
+            return
+        table, variance = state["parameters"][name], state["late"][name].view(-1)
+        drawn = table.new_empty(len(rows), table.shape[-1])
+        source = resumed(state["noise"], table.device)
+        source.fill(drawn, 1.0)
+        state["noise"] = source.state
+        drawn.mul_(variance[rows].sqrt_().to(drawn.dtype).unsqueeze(-1))
+        table.view(-1, table.shape[-1]).index_add_(0, rows, drawn)
+        variance[rows] = 0.0
+
+    def unread(self, state: State, variance: Tensor, received: Tensor) -> Tensor:
+        """Rows that no batch has read, after all steps: as `settle`, a whole table at once.
 
         Args:
           state: after the steps; its noise goes on from here.
-          variance: (devices,) `unread` of each.
+          variance: (devices,) of the noise of each, as `late` has it of a row that is not read.
           received: (rows, width) as they were received.
 
         Returns:
@@ -207,13 +232,17 @@ class DPSGD:
         if not self.noise_multiplier:
             return drawn.copy_(received)
         source = resumed(state["noise"], variance.device)
-        # On a processor device by device: a table stays in the caches until it is what is sent.
-        at_once = 1 if variance.device.type == "cpu" else len(drawn)
-        parts = zip(drawn.split(at_once), variance.sqrt().split(at_once), strict=True)
-        for own, each in parts:
-            source.fill(own, 1.0)
-            deviation = _over(each, own).to(own.dtype)
-            torch.addcmul(received.to(own.dtype), own, deviation, out=own)
+        base = received.to(drawn.dtype)
+        if variance.device.type == "cpu":
+            # Block by block: numbers are still in the caches when the rows are added to them.
+            blocks = base.view(-1).split(BLOCK)
+            for own, deviation in zip(drawn, variance.sqrt().tolist(), strict=True):
+                for numbers, rows in zip(own.view(-1).split(BLOCK), blocks, strict=True):
+                    source.fill(numbers, deviation)
+                    numbers.add_(rows)
+        else:
+            source.fill(drawn, 1.0)
+            torch.addcmul(base, drawn, _over(variance.sqrt().to(drawn.dtype), drawn), out=drawn)
         state["noise"] = source.state
         return drawn.to(received.dtype)
 
@@ -232,8 +261,16 @@ class DPSGD:
     def _noise(
         self, state: State, noise: SplitNoise, expected: Tensor
     ) -> tuple[Parameters, Tensor]:
-        """Fresh noise for every parameter and for the bits; zeros without noise."""
-        wide, memory = _side_by_side(state["parameters"])
+        """Fresh noise for every parameter and for the bits; zeros without noise, or where late."""
+        late = state.get("late", {})
+        now, later = (
+            {name: p for name, p in state["parameters"].items() if (name in late) is which}
+            for which in (False, True)
+        )
+        wide, memory = _side_by_side(now)
+        wide |= {
+            n: torch.zeros(p.shape, dtype=_sum_type(p), device=p.device) for n, p in later.items()
+        }
         bits = torch.zeros_like(expected)
         if not self.noise_multiplier:
             for values in memory:

@@ -120,20 +120,22 @@ class _OnProcessor:
         radius_word, angle_word = _WORDS[into.dtype]
         flat = into.view(-1).numpy()
         number, width = flat.dtype.type, 8 * flat.dtype.itemsize
+        # Memory for all blocks, so that none has to be fetched from the system.
+        radii, angles = np.empty((2, (min(len(flat), BLOCK) + 1) // 2), number)
         for start in range(0, len(flat), BLOCK):
             block = flat[start : start + BLOCK]
             # An odd one out leaves the other of its pair unused.
             pairs = (len(block) + 1) // 2
             words: np.ndarray = self.bits(pairs * (width // 32)).view(radius_word)
-            radius = words[:pairs].astype(number)
+            radius, angle = radii[:pairs], angles[:pairs]
+            np.copyto(radius, words[:pairs], casting="unsafe")
             radius *= number(2.0**-width)
             # Half a step above 0, so that the logarithm is finite.
             radius += number(2.0 ** -(width + 1))
             np.log(radius, out=radius)
-            radius *= number(-2.0)
+            radius *= number(-2.0 * deviation**2)
             np.sqrt(radius, out=radius)
-            radius *= number(deviation)
-            angle = words[pairs : 2 * pairs].view(angle_word).astype(number)
+            np.copyto(angle, words[pairs:].view(angle_word), casting="unsafe")
             angle *= number(2 * np.pi * 2.0**-width)
             first, second = block[:pairs], block[pairs:]
             np.cos(angle, out=first)

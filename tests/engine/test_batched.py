@@ -61,6 +61,7 @@ class Recurrent(Bag):
 @pytest.fixture(autouse=True)
 def small_stacks(monkeypatch):
     monkeypatch.setattr(chunks, "CPU_BYTES", FITS)
+    monkeypatch.setattr(chunks, "SHARING", 1)
 
 
 def simulation(**changes) -> Simulation:

@@ -10,6 +10,7 @@ from experiments import bench_cohort as bench
 from experiments.bench_cohort import bench_cohort
 from experiments.cohort_work import LOADS, Work, cohort_of, model_of
 from fedsim import ConfigError
+from fedsim.training.chunks import ChunkPlan
 
 HERE = torch.device("cpu")
 
@@ -50,6 +51,21 @@ def test_poisson_batches_of_a_device_hold_more_than_it_does_on_average():
     assert abs(np.mean(drawn) - expected) < 5 * (expected / 100) ** 0.5
 
 
+@pytest.mark.parametrize("model", ["BiLSTM", "transformer"])
+def test_a_stack_works_on_more_places_than_its_devices_have_words(model):
+    """Of one device, an LSTM on its words alone and a transformer on a rectangle; of a stack, every
+    sentence is as long as the longest of its rank, or of all."""
+    work = Work(people=cohort_of(4, "light"), model=model_of(model), private=False, where=HERE)
+    own = [-np.sort(-work.people.held(d, 0).lengths) for d in range(4)]
+    rectangle = model == "transformer"
+    ranks = np.array([np.pad(lengths, (0, 8 - len(lengths))) for lengths in own]).max(0)
+    alone = sum(len(each) * each.max() if rectangle else each.sum() for each in own)
+    together = 4 * (8 * ranks.max() if rectangle else ranks.sum())
+    for devices, places in ((1, alone), (4, together)):
+        work.__dict__["plan"] = ChunkPlan(where="cpu", devices=devices, device_bytes=1)
+        assert work.places(1) == places
+
+
 def test_a_tiny_run_states_every_line_and_budget(monkeypatch):
     monkeypatch.setattr(bench, "LIGHT", 4)
     measured = bench_cohort(cohorts=[4], loads=["light"], models=["BiLSTM"], repeats=1)
@@ -63,6 +79,7 @@ def test_a_tiny_run_states_every_line_and_budget(monkeypatch):
     assert contents["settings"]["share_of_pooled"]["BiLSTM, 4 light"] > 0
     assert contents["settings"]["noise_alone_over_plain"]["BiLSTM, 4 light"] > 0
     assert contents["settings"]["private_over_plain_examples"] == {"BiLSTM, 4 light": 1.0}
+    assert contents["settings"]["private_over_plain_places"] == {"BiLSTM, 4 light": 1.0}
     assert "kernels one by one" in measured.markdown()
 
 

@@ -140,11 +140,55 @@ def test_no_number_of_noise_comes_twice():
             drawn += [(p - before[n]).flatten() for n, p in state["parameters"].items()]
         unread = torch.ones(3, dtype=torch.float64)
         received_rows = torch.zeros(50, 4, dtype=torch.float64)
+        state["late"] = {"embedding": torch.ones(3, 9, dtype=torch.float64)}
+        before = state["parameters"]["embedding"].clone()
+        NOISY.settle(state, "embedding", torch.arange(27))
+        drawn.append(-0.3 / 4.0 * (state["parameters"]["embedding"] - before).flatten())
         for _ in range(2):
             drawn.append(-0.3 / 4.0 * NOISY.unread(state, unread, received_rows).flatten())
     # In units of a deviation; rounding of the parameters is far below, and so are chance meetings.
     values = torch.cat(drawn).sort().values
     assert float(values.diff().min()) > 1e-14
+
+
+@pytest.mark.parametrize("mu", [0.0, 0.7])
+def test_late_noise_of_a_row_is_there_when_it_is_read_and_when_it_is_sent(mu):
+    """A batch of weight 0 reads some rows: what it meets, and what comes out, has the variance of
+    noise that came at every step, within five deviations (4,000 numbers of each row and step)."""
+    devices, width, reads = 2000, 4, [[0, 1, 2], [0], [2, 4], [1, 2], [0]]
+    met = []
+
+    def losses(parameters, batch):
+        met.append(parameters["embedding"].clone())
+        return MODEL.losses(parameters, batch)
+
+    falling = replace(
+        NOISY, losses=losses, proximal_mu=mu, decay=NoiseDecay(factor=0.8), physical_size=1
+    )
+    stack = {n: p.expand(devices, *p.shape) for n, p in received().items()}
+    state = falling.start(stack, stream(1, "noise"))
+    state["late"] = {"embedding": torch.zeros(devices, 9, dtype=torch.float64)}
+    variance, kept = [0.0], (1 - 0.3 * mu) ** 2
+    for step, rows in enumerate(reads):
+        batch = {n: v.expand(devices, *v.shape) for n, v in batch_of(1).items()}
+        batch["token_ids"] = torch.tensor(rows)[torch.arange(3) % len(rows)].expand(devices, 1, 3)
+        batch["token_ids"] = batch["token_ids"].unsqueeze(-1)
+        batch["weight"] = torch.zeros(devices, 1, dtype=torch.float64)
+        batch["reads"] = (9 * torch.arange(devices)[:, None] + torch.tensor(rows)).flatten()
+        state = falling.step(state, batch)
+        moved = met[-1][:, rows] - received()["embedding"][rows]
+        tolerance = 5 * (2 / (devices * width)) ** 0.5
+        for row in moved.unbind(1):
+            assert float(row.square().mean()) == pytest.approx(variance[-1], rel=tolerance)
+        scale = 0.3 * 2.0 * 0.5 * falling.decay.at(step) / 4.0
+        variance.append(kept * variance[-1] + scale**2)
+    falling.settle(state, "embedding", torch.arange(9 * devices))
+    moved = state["parameters"]["embedding"] - received()["embedding"]
+    assert moved.square().mean((0, 2)).tolist() == pytest.approx([variance[-1]] * 9, rel=tolerance)
+    flat = moved.transpose(0, 1).flatten(1)
+    apart = torch.corrcoef(flat)[*torch.triu_indices(9, 9, 1)]
+    assert float(apart.abs().max()) < 5 / flat.shape[1] ** 0.5
+    assert not state["late"]["embedding"].any()
 
 
 def test_numbers_of_two_types_are_summed_and_noised_in_their_own():
