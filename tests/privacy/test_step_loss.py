@@ -7,7 +7,7 @@ import pytest
 from scipy.special import ndtr
 
 from fedsim.privacy.accounting import history_epsilon
-from fedsim.privacy.loss import compose
+from fedsim.privacy.loss import MOST_POINTS, compose
 from fedsim.privacy.step_loss import BLOCK, MOST_KEPT, _normal_between, step_loss, variance
 
 
@@ -34,6 +34,12 @@ def test_very_many_rare_steps_need_no_wider_window_than_their_loss():
     deviation = math.sqrt(100_000 * variance(1e-3, 0.5, "zero-out"))
     assert composed.losses[-1] - composed.losses[0] < 30 * deviation
     assert composed.epsilon(1e-10) == pytest.approx(20.963, rel=2e-3)
+
+
+def test_next_to_impossible_steps_under_little_noise_fit_into_memory():
+    """Their window is bounded best at rates far below one."""
+    composed = compose(((2e-9, 0.1, 1600), (1e-4, 3.0, 30)), "replace-one", "forward")
+    assert len(composed.losses) < 4 * MOST_POINTS
 
 
 def test_probabilities_between_outcomes_lose_no_digits_in_either_tail():
