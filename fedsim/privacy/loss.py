@@ -121,11 +121,14 @@ def _window(grids: list[tuple[StepLoss, int]], spacing: float, deviation: float)
     """Grid indices that the summed loss leaves, on either side, with probability at most TAIL."""
     low = sum(n * grid.start for grid, n in grids)
     high = sum(n * (grid.start + len(grid.mass) - 1) for grid, n in grids)
+    # Rare steps have tails far beyond their deviation, which rates around 1 bound best, or, where
+    # there is little noise as well, rates around one over the largest loss.
+    longest = spacing * max(len(grid.mass) for grid, _ in grids)
     first = math.floor(-math.log2(deviation)) - 3
+    lowest = min(first, -1, math.floor(-math.log2(longest)))
     for sign in (1.0, -1.0):
         before = math.inf
-        # Rare steps have tails far beyond their deviation, which rates around 1 bound best.
-        for power in range(min(first, -1), first + 9):
+        for power in range(lowest, first + 9):
             rate = sign * 2.0**power
             growth = sum(n * grid.log_moment(rate) for grid, n in grids)
             bound = (growth - math.log(TAIL)) / (rate * spacing)

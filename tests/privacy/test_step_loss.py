@@ -7,20 +7,39 @@ import pytest
 from scipy.special import ndtr
 
 from fedsim.privacy.accounting import history_epsilon
-from fedsim.privacy.step_loss import BLOCK, MOST_KEPT, _normal_between, step_loss
+from fedsim.privacy.loss import MOST_POINTS, compose
+from fedsim.privacy.step_loss import BLOCK, MOST_KEPT, _normal_between, step_loss, variance
 
 
 @pytest.mark.parametrize(("q", "spacing"), [(0.05, 2.0**-8), (1e-3, 2.0**-14), (1e-4, 2.0**-16)])
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 @pytest.mark.parametrize("rate", [-64.0, -1.0, 0.5, 4.0, 64.0])
 def test_moments_are_never_understated_and_hardly_overstated(q, spacing, direction, rate):
+    """By no more than the chord lies above an exponential between two points that stay."""
     step = step_loss(q, 1.0, "zero-out", direction, spacing)
     losses = spacing * (step.start + np.arange(len(step.mass)))
     exponent = rate * losses
     exact = exponent.max() + math.log((np.exp(exponent - exponent.max()) * step.mass).sum())
-    found = step.log_moment(rate)
-    blocks = BLOCK if len(losses) > MOST_KEPT else 1
-    assert exact - 1e-12 <= found <= exact + abs(rate) * spacing * (blocks - 1) + 1e-12
+    stride = BLOCK if len(losses) > MOST_KEPT else 1
+    share, reach = np.linspace(0, 1, 1001), abs(rate) * spacing * stride
+    chord = np.log1p(share * math.expm1(reach)) - share * reach
+    assert exact - 1e-12 <= step.log_moment(rate) <= exact + chord.max() + 1e-12
+
+
+def test_very_many_rare_steps_need_no_wider_window_than_their_loss():
+    """Rounded up a block a step, the window drifts by steps x blocks: 16 times as many points,
+    whose rounding errors add up. Known is the epsilon of a transform in extended precision."""
+    history = ((1e-3, 0.5, 100_000),)
+    composed = compose(history, "zero-out", "forward")
+    deviation = math.sqrt(100_000 * variance(1e-3, 0.5, "zero-out"))
+    assert composed.losses[-1] - composed.losses[0] < 30 * deviation
+    assert composed.epsilon(1e-10) == pytest.approx(20.963, rel=2e-3)
+
+
+def test_next_to_impossible_steps_under_little_noise_fit_into_memory():
+    """Their window is bounded best at rates far below one."""
+    composed = compose(((2e-9, 0.1, 1600), (1e-4, 3.0, 30)), "replace-one", "forward")
+    assert len(composed.losses) < 4 * MOST_POINTS
 
 
 def test_probabilities_between_outcomes_lose_no_digits_in_either_tail():
