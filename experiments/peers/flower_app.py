@@ -129,7 +129,8 @@ class TimedFedAvg(FedAvg):
 def main(grid: Grid, context: Context) -> None:
     """Run the rounds and write their seconds and examples as JSON."""
     settings = Settings.published()
-    task = loaded(settings.workload)
+    # Not among what is kept: Ray would send it to the actors of a script, with every message.
+    task = Task.load(settings.workload)
     devices = len(task.devices)
     strategy = TimedFedAvg(
         fraction_train=len(task.cohorts[0]) / devices,
