@@ -25,7 +25,7 @@ from fedsim.engine.flower import LiveArray, filled
 Map = Callable[..., Iterable[Any]]
 """Applies a function to items, perhaps on several threads; results in the order of the items."""
 
-PIECE = 32768
+PIECE = 65536
 """Entries that are worked on at a time: sum and product fit into the cache of a core together."""
 
 _workers: ContextVar[Map | None] = ContextVar("workers", default=None)
