@@ -17,7 +17,7 @@ if it followed what was released, whether it does or not: by a filter, at a budg
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,14 +31,15 @@ from fedsim.engine.cohort import CohortGrid
 from fedsim.engine.flower import to_parameters, to_record
 from fedsim.errors import ConfigError, require
 from fedsim.plan import Plan
-from fedsim.privacy.claim import READS, Reads, reads_of, weakest
+from fedsim.privacy.claim import Reads, reads_of, weakest
 from fedsim.privacy.device_ledger import DeviceLedger
 from fedsim.privacy.device_noise import Period, last_round, opened, resolved
 from fedsim.privacy.events import NonPrivate
 from fedsim.privacy.filtered_ledger import FilteredLedger
 from fedsim.privacy.noise import Normal, secure, seeded
 from fedsim.privacy.release import DeviceLevel, Release
-from fedsim.state import Stateful, StrategyState
+from fedsim.state import StrategyState
+from strategies.reading import NoiseSchedule, check_noise
 from strategies.selective import TREES, UNWEIGHTED, Selective
 
 COMPARING = (*UNWEIGHTED, *TREES)
@@ -51,20 +52,6 @@ PRIVATE_ALREADY = (
     flower.DifferentialPrivacyClientSideAdaptiveClipping,
 )
 """Flower's own wrappers, whose noise nobody would account for."""
-
-
-class NoiseSchedule(Protocol):
-    """Noise multipliers that follow what was released, of every round of a run.
-
-    It remembers, so it has `state_dict()` and `load_state_dict()` too, of what a checkpoint holds.
-    One that reads anything else than released models says so by `reads = "private"`.
-    """
-
-    def noise_multiplier(self, round: int) -> float:
-        """sigma of a round, from 1, asked for once in it; that of the first is the mechanism's."""
-
-    def released(self, round: int, parameters: dict[str, Tensor]) -> None:
-        """Told after every round what its new global model is, in copies of its own."""
 
 
 class PrivateAggregation(Strategy):
@@ -107,7 +94,7 @@ class PrivateAggregation(Strategy):
             "Selective(PrivateAggregation(FedAvg(), mechanism), policy)",
         )
         if noise is not None:
-            _check_noise(noise, mechanism)
+            check_noise(noise, mechanism)
         self.strategy = strategy
         self.mechanism = mechanism
         self.noise = noise
@@ -283,7 +270,7 @@ class PrivateAggregation(Strategy):
         """The clip norm, the ledger, and what noise schedule and wrapped strategy remember."""
         return {
             "clip_norm": self.clip_norm,
-            "noise": self.noise.state_dict() if isinstance(self.noise, Stateful) else None,
+            "noise": None if self.noise is None else self.noise.state_dict(),
             "ledger": None if self._ledger is None else self._ledger.state_dict(),
             "strategy": StrategyState(self.strategy).state_dict(),
         }
@@ -292,39 +279,13 @@ class PrivateAggregation(Strategy):
         """Go on from a saved state."""
         self.clip_norm = state["clip_norm"]
         self.ledger.load_state_dict(state["ledger"])
-        if isinstance(self.noise, Stateful):
+        if self.noise is not None:
             self.noise.load_state_dict(state["noise"])
         StrategyState(self.strategy).load_state_dict(state["strategy"])
 
     def summary(self) -> None:
         """The wrapped strategy's."""
         self.strategy.summary()
-
-
-def _check_noise(noise: NoiseSchedule, mechanism: DeviceLevel) -> None:
-    name, reads = type(noise).__name__, reads_of(noise)
-    require(reads in READS, f"reads of {name} is {reads!r}; choose one of {', '.join(READS)}")
-    require(
-        isinstance(noise, Stateful),
-        f"{name} remembers what was released; give it state_dict() and load_state_dict(), so that "
-        "a run that was interrupted can go on",
-    )
-    require(
-        hasattr(noise, "released"),
-        f"{name} has no released(round, parameters), which is how it is told of releases",
-    )
-    begins = noise.noise_multiplier(1)
-    require(
-        begins == mechanism.noise_multiplier,
-        f"noise_multiplier is {mechanism.noise_multiplier}, and {name} begins at {begins}; give "
-        "both the same",
-    )
-    fixed = mechanism.adaptive is not None and mechanism.adaptive.bit_noise is not None
-    require(
-        not fixed,
-        f"bit_noise is fixed, but {name} changes the noise it must exceed half of; leave bit_noise "
-        "out",
-    )
 
 
 def _flat(reply: Message, like: dict[str, Tensor]) -> Tensor:

@@ -51,10 +51,11 @@ from fedsim.engine.cohort import CohortGrid
 from fedsim.engine.replies import metrics_of
 from fedsim.errors import ConfigError, require
 from fedsim.plan import Draw, Plan
-from fedsim.privacy.claim import READS, Reads, reads_of, weakest
+from fedsim.privacy.claim import Reads, reads_of, weakest
 from fedsim.privacy.release import DeviceLevel
-from fedsim.state import Stateful, StrategyState
+from fedsim.state import StrategyState
 from strategies.draw import draw_cohort
+from strategies.reading import check_policy
 from strategies.selection import SelectionPolicy
 from strategies.weighting import bounded_weights, weights_of
 
@@ -114,7 +115,7 @@ class Selective(Strategy):
             hasattr(strategy, "weighted_by_key"),
             f"{name} has no weighted_by_key, so planned weights cannot reach it",
         )
-        _check_reads(policy)
+        check_policy(policy)
         self.strategy = strategy
         self.policy = policy
         self._reads = reads_of(policy)
@@ -222,6 +223,12 @@ class Selective(Strategy):
             return self._known[1:]
         # Copies: a policy that writes into an array it was given, or gave, changes no round by it.
         rates = np.array(self.policy.rates(activity.copy()), np.float64)
+        proper = rates.shape == activity.shape and ((rates >= 0) & (rates <= 1)).all()
+        require(
+            bool(proper),
+            f"rates() of {name} gave {rates}; give each of the {len(activity)} devices a "
+            "probability",
+        )
         if self.mechanism is None:
             weights = weights_of(self.weighting, activity, rates)
         else:
@@ -321,29 +328,6 @@ class Selective(Strategy):
     def summary(self) -> None:
         """The wrapped strategy's."""
         self.strategy.summary()
-
-
-def _check_reads(policy: SelectionPolicy) -> None:
-    """Refuse a policy that reads more than it declares, or remembers and cannot be saved."""
-    name, reads = type(policy).__name__, reads_of(policy)
-    require(reads in READS, f"reads of {name} is {reads!r}; choose one of {', '.join(READS)}")
-    for method, least in (("released", "releases"), ("replied", "private")):
-        allowed = READS[READS.index(least) :]
-        require(
-            not hasattr(policy, method) or reads in allowed,
-            f"{name} has {method}() and reads {reads!r}; declare reads = {least!r}, or leave "
-            f"{method}() out",
-        )
-    require(
-        reads != "releases" or hasattr(policy, "released"),
-        f"{name} reads 'releases' and has no released(round, parameters), which is how it is told "
-        "of them",
-    )
-    require(
-        reads == "activity" or isinstance(policy, Stateful),
-        f"{name} reads {reads!r} and so remembers; give it state_dict() and load_state_dict(), so "
-        "that a run that was interrupted can go on",
-    )
 
 
 def _digest(*arrays: np.ndarray) -> bytes:

@@ -15,7 +15,8 @@ from pathlib import Path
 from runpy import run_module
 from tempfile import TemporaryDirectory
 
-from experiments.peers.flower_app import Settings, loaded
+from experiments.peers.flower_app import Settings
+from experiments.peers.tagger import Task
 from experiments.processes import requests_to_end
 from experiments.superlink import flwr_run, superlink
 from fedsim.errors import ConfigError
@@ -55,7 +56,7 @@ def main(cores: int, form: str, path: str, rounds: int) -> None:
             sys.argv[1:] = [str(cores)]
             run_module("experiments.peers.flower_app", run_name="__main__", alter_sys=True)
         else:
-            _flwr_run(cores, len(loaded(path).devices), Path(folder), said, check)
+            _flwr_run(cores, len(Task.load(path).devices), Path(folder), said, check)
         if not out.exists():
             sys.exit("\n".join(said.read_text("utf-8", "replace").splitlines()[-LAST_LINES:]))
         print(out.read_text("utf-8"), flush=True)

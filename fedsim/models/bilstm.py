@@ -55,8 +55,10 @@ class BiLSTMTagger(JointTagger):
             words, parameters["lstm_ih"], parameters["lstm_hh"], parameters["lstm_bias"], packing
         )
 
-    def descend(self, parameters: Parameters, batch: Batch, rates: Tensor) -> Tensor | None:
+    def descend(self, parameters: Parameters, batch: Batch, learning_rate: float) -> Tensor | None:
         """A step of SGD of a single device on a CPU (`fedsim.models.bilstm_step`), else None."""
         kind = type(self)
         own = kind.encode is BiLSTMTagger.encode and kind.losses is JointTagger.losses
-        return descend(parameters, batch, rates) if own and can_descend(parameters, batch) else None
+        if not (own and can_descend(parameters, batch)):
+            return None
+        return descend(parameters, batch, learning_rate)

@@ -2,9 +2,9 @@
 
 A device's step is a hundred short operations around two long ones, the LSTM's kernel and its mirror
 image. Through autograd each of the short ones leaves a node and a tensor of its own behind, and a
-gradient is first stored and then added. Written out, and added where it arises, a step takes an
-eighth less. The model is that of `fedsim.models.bilstm` and `fedsim.models.joint`; going down its
-losses by autograd is the oracle of this module's tests.
+gradient is first stored and then added; written out, it is added where it arises. The model is that
+of `fedsim.models.bilstm` and `fedsim.models.joint`; going down its losses by autograd is the oracle
+of this module's tests.
 
 Rows are words, time step by time step, padding included (`fedsim.models.packing`).
 """
@@ -20,6 +20,9 @@ from fedsim.models.packing import Packing, to_highest
 _kernel: Callable = torch.mkldnn_rnn_layer
 _mirror_image: Callable = torch.ops.aten.mkldnn_rnn_layer_backward.default
 
+_PRESENT = torch.backends.mkldnn.is_available()
+"""Whether this build of PyTorch has them."""
+
 _LSTM = 2
 """PyTorch's number for this kind of recurrent layer."""
 
@@ -31,19 +34,19 @@ def can_descend(parameters: Parameters, batch: Batch) -> bool:
         table.dim() == 2
         and table.dtype == torch.float32
         and table.device.type == "cpu"
-        and torch.backends.mkldnn.is_available()
+        and _PRESENT
         and batch["token_ids"].numel() > 0
     )
 
 
 @torch.no_grad()
-def descend(parameters: Parameters, batch: Batch, rates: Tensor) -> Tensor:
-    """parameters -= gradient of sum_b rates_b loss_b, in place.
+def descend(parameters: Parameters, batch: Batch, learning_rate: float) -> Tensor:
+    """parameters -= learning rate x gradient of the batch mean, in place.
 
     Args:
       parameters: of a BiLSTM tagger, without a device axis, float32 on a CPU.
       batch: of at least one word; see `fedsim.models.joint.Batch`.
-      rates: (B,) each example's weight in the sum.
+      learning_rate: > 0.
 
     Returns:
       (B,) losses before the step.
@@ -67,6 +70,7 @@ def descend(parameters: Parameters, batch: Batch, rates: Tensor) -> Tensor:
         (parameters[f"{name}_weight"], parameters[f"{name}_bias"]) for name in ("intent", "slot")
     )
     lengths = packing.lengths.clamp(min=1)
+    rates = batch["weight"] * (learning_rate / batch["size"].clamp(min=1))
     of_words = (rates / lengths).expand(packing.tokens, -1).flatten()
     losses, of_pooled = _down(pooled, *intent_head, batch["intents"], rates)
     word_losses, of_features = _down(features, *slot_head, slots, of_words)

@@ -132,13 +132,14 @@ class JointTagger(nn.Module):
         packing, intents, slots = self._logits(parameters, batch)
         return _joint_losses(batch, packing, intents, slots)
 
-    def descend(self, parameters: Parameters, batch: Batch, rates: Tensor) -> Tensor | None:
+    def descend(self, parameters: Parameters, batch: Batch, learning_rate: float) -> Tensor | None:
         """A step of SGD, in place, where a model has one that is faster than autograd's.
 
         Args:
-          parameters: -= gradient of the sum of `rates` x `losses`.
+          parameters: -= learning rate x gradient of the batch mean, in which null records weigh 0
+            and are counted.
           batch: as for `losses`.
-          rates: (..., B).
+          learning_rate: > 0.
 
         Returns:
           `losses` before the step; None, and nothing changed, where autograd is to do it.

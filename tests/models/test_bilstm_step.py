@@ -74,7 +74,7 @@ def test_losses_are_those_before_the_step():
     batch = next(iter(client().bind(PEOPLE, BILSTM, 0).batches(held(), device=0, round=1)))
     parameters = {name: p.detach().clone() for name, p in BILSTM.named_parameters()}
     wanted = BILSTM.losses(parameters, batch)
-    said = BILSTM.descend(parameters, batch, torch.ones(len(wanted)))
+    said = BILSTM.descend(parameters, batch, 0.5)
     torch.testing.assert_close(said, wanted)
     assert not torch.equal(BILSTM.losses(parameters, batch), wanted)
 
@@ -151,5 +151,5 @@ def test_what_it_cannot_do_leaves_parameters_alone(change):
         "intents": torch.zeros(count, dtype=torch.int64),
         "slots": torch.zeros(count, 1, dtype=torch.int64),
     }
-    assert own.descend(parameters, batch, torch.ones(count)) is None
+    assert own.descend(parameters, batch, 0.5) is None
     assert all(torch.equal(parameters[name], before[name]) for name in before)

@@ -415,9 +415,16 @@ def test_noise_that_cannot_be_is_refused():
     fixed = replace(BUDGETED, adaptive=AdaptiveClipping(bit_noise=3.0))
     with pytest.raises(ConfigError, match="leave bit_noise out"):
         PrivateAggregation(FedAvg(), fixed, replace(noise, sigma=1.0))
-    with pytest.raises(ConfigError, match=r"give it state_dict\(\)"):
-        PrivateAggregation(FedAvg(), BUDGETED, UniformSelection(cohort=2))
 
+    class Forgetful:
+        def noise_multiplier(self, round):
+            return 1.0
+
+        def released(self, round, parameters):
+            pass
+
+    with pytest.raises(ConfigError, match=r"Forgetful remembers .* give it state_dict\(\)"):
+        PrivateAggregation(FedAvg(), BUDGETED, Forgetful())
     with pytest.raises(ConfigError, match=r"Remembering has no released\(round, parameters\)"):
         PrivateAggregation(FedAvg(), BUDGETED, Remembering())
     noise.reads = "losses"

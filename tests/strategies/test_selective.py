@@ -329,3 +329,17 @@ class TestBareStrategy:
         ).run()
         for name, start in initial().items():
             np.testing.assert_allclose(finished.model[name], start, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "rates", [[0.1, float("nan")], [0.1, 1.5], [0.1]], ids=["nan", "above 1", "too few"]
+)
+def test_rates_that_are_no_probabilities_are_refused_without_privacy_too(rates):
+    class Odd:
+        cohort, label, natural_weighting = 1.0, "odd", "equal"
+
+        def rates(self, activity):
+            return np.array(rates)
+
+    with pytest.raises(ConfigError, match=r"rates\(\) of Odd gave .* 2 devices a probability"):
+        Selective(FedAvg(), Odd()).plan(1, 0, np.array([3, 4]), 0)
