@@ -17,7 +17,7 @@ from fedsim.engine.averaging import means_on
 from fedsim.engine.cohort import CohortGrid
 from fedsim.engine.exchange import Exchange
 from fedsim.engine.flower import records, to_parameters, to_record
-from fedsim.engine.replies import arrays_fault, buffers, collect
+from fedsim.engine.replies import Sent, collect
 from fedsim.models.joint import Parameters
 from fedsim.plan import SERVER, Failure, FinishedRound
 from fedsim.population import Population
@@ -97,7 +97,7 @@ class Round:
             record, _ = self.strategy.aggregate_train(round, replies.heard)
         if record is not None:
             # As strict as with devices: a model they could not reply with is not sent to them.
-            fault = arrays_fault(record, buffers(parameters))
+            fault = Sent.of(parameters).fault(record)
             if fault is None:
                 parameters = to_parameters(record, like=parameters)
             else:

@@ -24,6 +24,8 @@ from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 from torch import Tensor
 
+from fedsim.training.own_rows import OwnRows, Trained
+
 Kind = TypeVar("Kind", ArrayRecord, MetricRecord, ConfigRecord)
 
 RAISED = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
@@ -107,6 +109,34 @@ class LiveArray(Array):
         return Array(self.numpy()).deflate()
 
 
+class RowsArray(LiveArray):
+    """A table of which a few rows are new, put together when it is first read.
+
+    Whoever does not need the whole of it asks for `rows`.
+    """
+
+    def __init__(self, own: OwnRows) -> None:
+        kind = own.received.numpy().dtype
+        fields = {
+            "dtype": _name(kind),
+            "shape": tuple(own.received.shape),
+            "stype": "numpy.ndarray",
+        }
+        self.__dict__.update(fields, _rows=own, _live=None)
+
+    @property
+    def rows(self) -> OwnRows | None:
+        """What it is put together from; None once it was read, because a reader may write to it."""
+        return self.__dict__["_rows"]
+
+    def numpy(self) -> np.ndarray:
+        """The whole table."""
+        own = self.__dict__["_rows"]
+        if own is not None:
+            self.__dict__.update(_live=own.whole().numpy(), _rows=None)
+        return self.__dict__["_live"]
+
+
 @cache
 def _name(dtype: np.dtype) -> str:
     """A dtype's name; NumPy spells it anew each time: most of the cost of a `LiveArray`."""
@@ -149,9 +179,14 @@ def records(content: RecordDict, kind: type[Kind]) -> dict[str, Kind]:
     return {name: each for name, each in content.items() if isinstance(each, kind)}
 
 
-def to_record(parameters: Mapping[str, Tensor]) -> ArrayRecord:
+def to_record(parameters: Trained) -> ArrayRecord:
     """Parameters as an `ArrayRecord` that shares their memory (CPU tensors)."""
-    return filled({name: LiveArray(p.detach().cpu().numpy()) for name, p in parameters.items()})
+    return filled(
+        {
+            name: RowsArray(p) if isinstance(p, OwnRows) else LiveArray(p.detach().cpu().numpy())
+            for name, p in parameters.items()
+        }
+    )
 
 
 def filled(arrays: Mapping[str, Array]) -> ArrayRecord:

@@ -66,8 +66,8 @@ def reply_with(result: LocalResult, message: Message) -> Message:
     metrics = MetricRecord(
         {"num-examples": result.examples, "train_loss": result.loss, "seen": result.seen}
     )
-    arrays = result.parameters
+    arrays = result.trained
     if result.examples == 0:
         # A copy: some strategies write into replies, and these are the global model itself.
-        arrays = {name: p.clone() for name, p in arrays.items()}
+        arrays = {name: p.clone() for name, p in result.parameters.items()}
     return Message(RecordDict({"arrays": to_record(arrays), "metrics": metrics}), reply_to=message)

@@ -8,6 +8,8 @@ Replies are handed on in device order, because floating-point sums depend on it.
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +22,7 @@ from fedsim.engine.flower import (
     REPLY_EXPIRED,
     Content,
     LiveArray,
+    RowsArray,
     reason,
     records,
 )
@@ -96,9 +99,7 @@ def collect(
       needs: the metric a strategy weighs replies by, a finite number >= 0 in each of them, or None.
         Where these sum to 0 or overflow, the strategy is given none.
     """
-    sent = None
-    if parameters is not None:
-        sent = buffers(parameters)
+    sent = None if parameters is None else Sent.of(parameters)
     # Each is checked as it comes in, while other devices still train.
     by_device = {r.metadata.src_node_id: (r, _failure(r, sent, needs)) for r in replies}
     valid, failures = [], []
@@ -117,22 +118,47 @@ def collect(
     return Collected(valid, heard, tuple(failures), train_loss)
 
 
-def buffers(parameters: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-    """Parameters as the arrays that a device is sent."""
-    return {name: p.detach().cpu().numpy() for name, p in parameters.items()}
+@dataclass(frozen=True)
+class Sent:
+    """What devices were sent, by which their replies are judged.
 
+    Attributes:
+      arrays: of the global model, by name.
+    """
 
-def arrays_fault(arrays: ArrayRecord, sent: Mapping[str, np.ndarray]) -> str | None:
-    """Why arrays, of a device or of an aggregate, cannot stand in for the model's, or None."""
-    if set(arrays) != set(sent):
-        odd = sorted(set(arrays) ^ set(sent))
-        return f"array names differ from the global model's: {', '.join(odd)}"
-    # Values beyond the model's range are found by looking at them.
-    with np.errstate(over="ignore", invalid="ignore"):
-        for name, array in arrays.items():
-            if fault := _array_fault(name, array, sent[name]):
-                return fault
-    return None
+    arrays: dict[str, np.ndarray]
+
+    @classmethod
+    def of(cls, parameters: Mapping[str, Tensor]) -> "Sent":
+        """The global model as arrays."""
+        return cls({name: p.detach().cpu().numpy() for name, p in parameters.items()})
+
+    def fault(self, arrays: ArrayRecord) -> str | None:
+        """Why arrays, of a device or of an aggregate, cannot stand in for the model's, or None."""
+        if set(arrays) != set(self.arrays):
+            odd = sorted(set(arrays) ^ set(self.arrays))
+            return f"array names differ from the global model's: {', '.join(odd)}"
+        # Values beyond the model's range are found by looking at them.
+        with np.errstate(over="ignore", invalid="ignore"):
+            for name, array in arrays.items():
+                if not self._few_rows_are_new(name, array) and (
+                    fault := _array_fault(name, array, self.arrays[name])
+                ):
+                    return fault
+        return None
+
+    def _few_rows_are_new(self, name: str, array: Array) -> bool:
+        """Whether an array is what was sent but for rows that can be averaged."""
+        own = array.rows if isinstance(array, RowsArray) else None
+        if own is None or own.received.data_ptr() != self.arrays[name].ctypes.data:
+            return False
+        values = own.values.numpy()
+        return math.isfinite(self._squares[name] + np.vdot(values, values))
+
+    @cached_property
+    def _squares(self) -> dict[str, np.floating]:
+        """Sums of squares: a finite one has finite terms, and is that of no exploded array."""
+        return {name: np.vdot(array, array) for name, array in self.arrays.items()}
 
 
 def metrics_of(reply: Message) -> MetricRecord:
@@ -140,9 +166,7 @@ def metrics_of(reply: Message) -> MetricRecord:
     return next(iter(records(reply.content, MetricRecord).values()))
 
 
-def _failure(
-    reply: Message, sent: Mapping[str, np.ndarray] | None, needs: str | None
-) -> Failure | None:
+def _failure(reply: Message, sent: Sent | None, needs: str | None) -> Failure | None:
     """Why a reply does not count, or None."""
     device = reply.metadata.src_node_id
     if reply.has_error():
@@ -152,7 +176,7 @@ def _failure(
     return None if fault is None else Failure(device, "reply", fault)
 
 
-def _fault(reply: Message, sent: Mapping[str, np.ndarray] | None, needs: str | None) -> str | None:
+def _fault(reply: Message, sent: Sent | None, needs: str | None) -> str | None:
     """Why a reply cannot be used, or None."""
     arrays = list(records(reply.content, ArrayRecord).values())
     metrics = list(records(reply.content, MetricRecord).values())
@@ -164,7 +188,7 @@ def _fault(reply: Message, sent: Mapping[str, np.ndarray] | None, needs: str | N
         return (
             f"{len(arrays)} array records and {len(metrics)} metric records; expected one of each"
         )
-    return arrays_fault(arrays[0], sent) or _metrics_fault(metrics[0], needs)
+    return sent.fault(arrays[0]) or _metrics_fault(metrics[0], needs)
 
 
 def _has_nothing(reply: Message) -> bool:

@@ -8,6 +8,7 @@ of the table one before a step that reads them and one at the end, and equal to 
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import chain, repeat
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from fedsim.population.examples import Examples
 from fedsim.rng import stream
 from fedsim.training.dpsgd import DPSGD
 from fedsim.training.kernel import clipped_gradient
+from fedsim.training.late_noise import settle, unread
+from fedsim.training.own_rows import OwnRows
 from fedsim.training.procedures import LocalProcedure, State
 from fedsim.training.stacking import StackedBatches, copies, on, part
 from fedsim.training.trainer import LocalResult, LocalTrainer
@@ -70,7 +73,7 @@ def train_together(
     if not busy:
         return idle
     late = _noised_late(procedure, parameters)
-    name = trainer.own_table(procedure) if late is None else trainer.model.lookup
+    name = trainer.model.lookup if late else trainer.own_table(procedure)
     own, used, words = _own_rows(name, parameters, held[:busy], where)
     streams = [stream(trainer.seed, "example-noise", round, device) for device in devices[:busy]]
     plans = [
@@ -87,7 +90,7 @@ def train_together(
     state = procedure.start({name: stack[name] for name in parameters}, streams)
     # A private step that meets nobody's example leaves them as they are.
     state |= {name: state[name].to(where).expand(busy) for name in ("loss", "seen")}
-    if late is not None and name is not None:
+    if late and name is not None:
         rows = words[name].shape[1]
         state["late"] = {name: torch.zeros(busy, rows, device=where)}
         for batch in batches:
@@ -101,39 +104,38 @@ def train_together(
             state, active = part(state, 0, still), still
         state = procedure.step(state, batch)
     ended.insert(0, state)
-    if name is not None:
-        received = parameters[name].detach()
-        if late is None:
-            tables: Iterable[Tensor] = (received.clone() for _ in used)
-        else:
-            tables = _noised(late, name, ended, used, sent(received, where)).cpu()
+    tables: Iterable[Tensor] = ()
+    if late and name is not None:
+        tables = _noised(name, ended, used, sent(parameters[name].detach(), where)).cpu()
     done = [device for stack in ended for device in _each(procedure, stack)]
+    new: list[dict[str, Tensor | OwnRows]] = [{} for _ in done]
     if name is not None:
         # Rows that a device has words for are those it trained.
-        for table, (moved, _, _), own_rows in zip(tables, done, used, strict=True):
-            table[torch.from_numpy(own_rows)] = moved[name][: len(own_rows)]
-            moved[name] = table
+        values = [moved[name][: len(rows)] for (moved, _, _), rows in zip(done, used, strict=True)]
+        received = chain(tables, repeat(parameters[name].detach()))
+        new = [
+            {name: OwnRows(table, torch.from_numpy(rows), own)}
+            for table, rows, own in zip(received, used, values, strict=False)
+        ]
     return [
-        LocalResult(moved, len(examples), seen, loss / seen if seen else 0)
-        for (moved, seen, loss), examples in zip(done, held, strict=False)
+        LocalResult(moved | own, len(examples), seen, loss / seen if seen else 0)
+        for (moved, seen, loss), own, examples in zip(done, new, held, strict=False)
     ] + idle
 
 
-def _noised_late(procedure: LocalProcedure, parameters: Parameters) -> DPSGD | None:
-    """The procedure, if table rows that no batch reads may get all their noise at the end.
+def _noised_late(procedure: LocalProcedure, parameters: Parameters) -> bool:
+    """Whether table rows that no batch reads may get all their noise at the end.
 
     Secure noise is drawn step by step, others than the kernel want the whole table, and the steps
     of a subclass need not add up what is late. In half precision a small step is rounded away where
     the sum of many is not, which would tell the rows that are read from those that are not.
     """
-    if (
+    return (
         type(procedure) is DPSGD
         and not procedure.secure_noise
         and procedure.gradient is clipped_gradient
         and all(p.dtype.itemsize >= 4 for p in parameters.values())
-    ):
-        return procedure
-    return None
+    )
 
 
 def _reads(token_ids: Tensor, rows: int) -> Tensor:
@@ -144,13 +146,10 @@ def _reads(token_ids: Tensor, rows: int) -> Tensor:
     return torch.from_numpy(np.flatnonzero(read))
 
 
-def _noised(
-    late: DPSGD, name: str, ended: list[State], used: list[np.ndarray], received: Tensor
-) -> Tensor:
+def _noised(name: str, ended: list[State], used: list[np.ndarray], received: Tensor) -> Tensor:
     """Give the rows of all devices what noise they lack, and the other rows all of theirs.
 
     Args:
-      late: what has trained.
       name: of the table.
       ended: states of devices that have taken their last step; the noise of the first goes on.
       used: rows of each device.
@@ -159,16 +158,16 @@ def _noised(
     Returns:
       (devices, rows, width) tables, but for the rows that devices trained.
     """
-    left, noise = iter(used), ended[0]["noise"] if late.noise_multiplier else None
+    left, source = iter(used), {key: ended[0][key] for key in ("noise",) if key in ended[0]}
     spread = []
     for state in ended:
         variance = state["late"][name]
         spread.append(variance[:, -1].clone())
         own = [k * variance.shape[1] + np.arange(len(next(left))) for k in range(len(variance))]
-        state["noise"] = noise
-        late.settle(state, name, sent(torch.from_numpy(np.concatenate(own)), variance.device))
-        noise = state["noise"]
-    return late.unread(ended[0] | {"noise": noise}, torch.cat(spread), received)
+        state |= source
+        settle(state, name, sent(torch.from_numpy(np.concatenate(own)), variance.device))
+        source = {key: state[key] for key in source}
+    return unread(source, torch.cat(spread), received)
 
 
 def _each(procedure: LocalProcedure, state: State) -> list[tuple[Parameters, float, float]]:

@@ -17,17 +17,18 @@ from torch import Tensor
 from fedsim.errors import require
 from fedsim.models.joint import Batch, Parameters
 from fedsim.privacy.clipping import Clipping, Flat, Terms
-from fedsim.privacy.noise import secure
 from fedsim.privacy.noise_decay import NoiseDecay
 from fedsim.privacy.release import AdaptiveClipping
 from fedsim.privacy.rounding import Precision
 from fedsim.training.backends import ClippedGradient
 from fedsim.training.clip_norm import SplitNoise, adapted, clip_bits, split_noise
-from fedsim.training.gaussian import BLOCK, Source, opened, resumed
+from fedsim.training.gaussian import opened, resumed
 from fedsim.training.kernel import clipped_gradient
+from fedsim.training.late_noise import settle
 from fedsim.training.one_by_one import one_by_one
 from fedsim.training.precision import cast
 from fedsim.training.procedures import Losses, Randomness, State
+from fedsim.training.sums import fill, over, side_by_side, sum_type
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +76,7 @@ class DPSGD:
 
     leaves_unused_rows: ClassVar[bool] = False
     """Noise goes to every row: which rows stay still would tell which words were said. That of rows
-    which a batch does not read may come late, all steps' in one draw: see `settle`, `unread`."""
+    which no batch reads may come late, in one draw: `fedsim.training.late_noise`."""
 
     def __post_init__(self) -> None:
         clip, noise = self.clip_norm, self.noise_multiplier
@@ -147,7 +148,7 @@ class DPSGD:
         parameters = state["parameters"]
         late = state.get("late", {})
         for name in late:
-            self.settle(state, name, batch["reads"])
+            settle(state, name, batch["reads"])
         passed = cast(parameters, self.precision)
         expected = self.clipping.expected(batch["size"])
         noise = self._split(state, expected)
@@ -173,10 +174,10 @@ class DPSGD:
         rate = -self.learning_rate / expected
         kept = 1 - self.learning_rate * self.proximal_mu
         for variance in late.values():
-            variance.mul_(kept**2).add_(_over((rate * noise.sum * clip_norm) ** 2, variance))
+            variance.mul_(kept**2).add_(over((rate * noise.sum * clip_norm) ** 2, variance))
         for name, p in parameters.items():
             away = p - state["anchor"][name] if self.proximal_mu else None
-            p.addcmul_(total[name], _over(rate, p).to(total[name].dtype))
+            p.addcmul_(total[name], over(rate, p).to(total[name].dtype))
             if away is not None:
                 p.add_(away, alpha=-self.learning_rate * self.proximal_mu)
         if self.adaptive:
@@ -190,61 +191,6 @@ class DPSGD:
     def finish(self, state: State) -> Parameters:
         """The trained parameters."""
         return dict(state["parameters"])
-
-    def settle(self, state: State, name: str, rows: Tensor) -> None:
-        """Give rows of a table the noise of the steps since they were last read, in one draw.
-
-        Nothing follows from where a row is that no batch reads. So the noise of several steps, a
-        sum of independent draws, may be one draw, before the row is read again or sent: what comes
-        out has the same distribution, and with it every guarantee (Lim et al., "LazyDP", ASPLOS
-        2024). `step` adds up variances where a state has `late`: name of a table -> (devices, rows
-        of the table) zeros at the start.
-
-        Args:
-          state: its table is changed in place once a step has been taken.
-          name: of the table.
-          rows: (n,) which, each once, of (devices x rows).
-        """
-        if not (int(state["step"]) and self.noise_multiplier):
-            return
-        table, variance = state["parameters"][name], state["late"][name].view(-1)
-        drawn = table.new_empty(len(rows), table.shape[-1])
-        source = resumed(state["noise"], table.device)
-        source.fill(drawn, 1.0)
-        state["noise"] = source.state
-        drawn.mul_(variance[rows].sqrt_().to(drawn.dtype).unsqueeze(-1))
-        table.view(-1, table.shape[-1]).index_add_(0, rows, drawn)
-        variance[rows] = 0.0
-
-    def unread(self, state: State, variance: Tensor, received: Tensor) -> Tensor:
-        """Rows that no batch has read, after all steps: as `settle`, a whole table at once.
-
-        Args:
-          state: after the steps; its noise goes on from here.
-          variance: (devices,) of the noise of each, as `late` has it of a row that is not read.
-          received: (rows, width) as they were received.
-
-        Returns:
-          (devices, rows, width).
-        """
-        shape = (*variance.shape, *received.shape)
-        drawn = received.new_empty(shape, dtype=_sum_type(received))
-        if not self.noise_multiplier:
-            return drawn.copy_(received)
-        source = resumed(state["noise"], variance.device)
-        base = received.to(drawn.dtype)
-        if variance.device.type == "cpu":
-            # Block by block: numbers are still in the caches when the rows are added to them.
-            blocks = base.view(-1).split(BLOCK)
-            for own, deviation in zip(drawn, variance.sqrt().tolist(), strict=True):
-                for numbers, rows in zip(own.view(-1).split(BLOCK), blocks, strict=True):
-                    source.fill(numbers, deviation)
-                    numbers.add_(rows)
-        else:
-            source.fill(drawn, 1.0)
-            torch.addcmul(base, drawn, _over(variance.sqrt().to(drawn.dtype), drawn), out=drawn)
-        state["noise"] = source.state
-        return drawn.to(received.dtype)
 
     @property
     def _seeded(self) -> bool:
@@ -267,9 +213,9 @@ class DPSGD:
             {name: p for name, p in state["parameters"].items() if (name in late) is which}
             for which in (False, True)
         )
-        wide, memory = _side_by_side(now)
+        wide, memory = side_by_side(now)
         wide |= {
-            n: torch.zeros(p.shape, dtype=_sum_type(p), device=p.device) for n, p in later.items()
+            n: torch.zeros(p.shape, dtype=sum_type(p), device=p.device) for n, p in later.items()
         }
         bits = torch.zeros_like(expected)
         if not self.noise_multiplier:
@@ -279,9 +225,9 @@ class DPSGD:
         source = resumed(state["noise"], expected.device) if self._seeded else None
         deviation = noise.sum * state.get("clip_norm", self.clip_norm)
         for place in wide.values() if isinstance(deviation, Tensor) else memory:
-            _fill(place, deviation, source)
+            fill(place, deviation, source)
         if self.adaptive:
-            _fill(bits, noise.bits, source)
+            fill(bits, noise.bits, source)
         if source:
             state["noise"] = source.state
         return wide, bits
@@ -311,42 +257,3 @@ def _physical(batch: Batch, size: int) -> list[Batch]:
         }
         for start, stop in pairwise(cuts)
     ]
-
-
-def _side_by_side(parameters: Parameters) -> tuple[Parameters, list[Tensor]]:
-    """Tensors to sum in, like the parameters, and the memory they share: one draw fills them all.
-
-    One piece of memory for each type of number, in the order of the parameters.
-    """
-    memory = []
-    wide = dict.fromkeys(parameters, torch.empty(0))
-    for dtype in dict.fromkeys(map(_sum_type, parameters.values())):
-        own = {name: p for name, p in parameters.items() if _sum_type(p) is dtype}
-        sizes = [p.numel() for p in own.values()]
-        memory.append(next(iter(own.values())).new_empty(sum(sizes), dtype=dtype))
-        for (name, p), part in zip(own.items(), memory[-1].split(sizes), strict=True):
-            wide[name] = part.view(p.shape)
-    return wide, memory
-
-
-def _fill(into: Tensor, deviation: float | Tensor, source: Source | None) -> None:
-    """Noise of one deviation, or of one for each device; without a source, secure noise."""
-    if source is None:
-        # Multiplied in float64: what is rounded to the sum's type is the noise itself.
-        drawn = torch.from_numpy(secure(into.numel())).view(into.shape)
-        into.copy_(drawn * _over(torch.as_tensor(deviation).cpu(), drawn))
-    elif isinstance(deviation, Tensor):
-        source.fill(into, 1.0)
-        into.mul_(_over(deviation, into))
-    else:
-        source.fill(into, deviation)
-
-
-def _over(each: Tensor, parameter: Tensor) -> Tensor:
-    """One number for each device, shaped to multiply a parameter."""
-    return each.view(each.shape + (1,) * (parameter.dim() - each.dim()))
-
-
-def _sum_type(parameter: Tensor) -> torch.dtype:
-    """Half-precision parameters are summed and noised in float32."""
-    return torch.promote_types(parameter.dtype, torch.float32)

@@ -24,7 +24,7 @@ from fedsim.models.joint import Batch, Parameters
 Losses = Callable[[Parameters, Batch], Tensor]
 """Per-example losses: (parameters, batch) -> (..., examples)."""
 
-Descend = Callable[[Parameters, Batch, Tensor], Tensor | None]
+Descend = Callable[[Parameters, Batch, float], Tensor | None]
 """A step of SGD, in place: `fedsim.models.joint.JointTagger.descend`."""
 
 Randomness = np.random.Generator | Sequence[np.random.Generator] | None
@@ -87,9 +87,7 @@ class SGD:
     def step(self, state: State, batch: Batch) -> State:
         """parameters -= learning rate x gradient."""
         if self.descend is not None and not self.proximal_mu:
-            share = self.learning_rate / batch["size"].clamp(min=1)
-            rates = batch["weight"] * share.unsqueeze(-1)
-            each = self.descend(state["parameters"], batch, rates)
+            each = self.descend(state["parameters"], batch, self.learning_rate)
             if each is not None:
                 _note(state, (each * batch["weight"]).sum(-1), batch)
                 return state

@@ -21,6 +21,7 @@ from fedsim.rng import stream
 from fedsim.training.backends import backend, require_computes
 from fedsim.training.batches import Table, shuffled, steps_of, tensors
 from fedsim.training.dpsgd import DPSGD
+from fedsim.training.own_rows import OwnRows, Trained, whole
 from fedsim.training.poisson import (
     expected_size,
     physical_size,
@@ -37,16 +38,21 @@ class LocalResult(NamedTuple):
     """What a device sends back.
 
     Attributes:
-      parameters: after local training; the received ones where the device took no step.
+      trained: parameters after local training; the received ones where the device took no step.
       examples: examples the device holds, null records counted.
       seen: real examples that `loss` is the mean over, repeats counted.
       loss: mean training loss, 0 where `seen` is 0.
     """
 
-    parameters: Parameters
+    trained: Trained
     examples: int
     seen: float
     loss: float
+
+    @property
+    def parameters(self) -> Parameters:
+        """What was trained as whole tensors; a table of which only rows are new is copied."""
+        return whole(self.trained)
 
 
 class LocalScore(NamedTuple):
@@ -113,11 +119,8 @@ class LocalTrainer:
         state = procedure.start(local, stream(self.seed, "example-noise", round, device))
         for batch in self.batches(held, device=device, round=round):
             state = procedure.step(state, batch)
-        trained = procedure.finish(state)
-        for name, rows in used.items():
-            whole = parameters[name].detach().clone()
-            whole[rows] = trained[name]
-            trained[name] = whole
+        values = procedure.finish(state)
+        trained = values | {n: own._replace(values=values[n]) for n, own in used.items()}
         seen = float(state["seen"])
         loss = float(state["loss"]) / seen if seen else 0.0
         return LocalResult(trained, len(held), seen, loss)
@@ -178,8 +181,8 @@ class LocalTrainer:
 
     def _own_rows(
         self, held: Examples, parameters: Parameters, procedure: LocalProcedure
-    ) -> tuple[Examples, dict[str, Tensor], Parameters]:
-        """What the device holds, which table rows its words use, and parameters with those alone.
+    ) -> tuple[Examples, dict[str, OwnRows], Parameters]:
+        """What the device holds, the table rows its words use, and parameters with those alone.
 
         Rows of other words have zero gradients, so procedures that leave such rows as they are give
         the same result to the bit, and a step no longer touches a table of thousands of rows for a
@@ -190,10 +193,11 @@ class LocalTrainer:
             return held, {}, parameters
         rows, token_ids = np.unique(held.token_ids, return_inverse=True)
         used = torch.from_numpy(rows.astype(np.int64))
-        small = parameters[name].detach().index_select(0, used)
+        table = parameters[name].detach()
+        own = OwnRows(table, used, table.index_select(0, used))
         # Padding is row 0 of the small table: any row will do, no word's result depends on it.
         held = held.with_(token_ids=token_ids.reshape(held.token_ids.shape))
-        return held, {name: used}, parameters | {name: small}
+        return held, {name: own}, parameters | {name: own.values}
 
 
 def procedures(

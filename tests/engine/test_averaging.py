@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 from flwr.serverapp.strategy import fedavg
 from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 
 from fedsim.engine import averaging
 from fedsim.engine.averaging import means_on, weighted_mean
+from fedsim.engine.flower import LiveArray, RowsArray, filled
+from fedsim.training.own_rows import OwnRows
 
 WEIGHT = "num-examples"
 
@@ -58,6 +61,36 @@ def test_means_are_those_of_flower_to_the_bit(seed, weights, shapes, dtype, piec
         with means_on(pool.map):
             ours = fedavg.aggregate_arrayrecords(replies, WEIGHT)
     same_bits(ours, aggregate_arrayrecords(replies, WEIGHT))
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    weights=st.lists(st.integers(1, 500), min_size=1, max_size=6),
+    table=st.tuples(st.integers(1, 9), st.integers(1, 4)),
+    piece=st.sampled_from([1, 7, 32768]),
+    workers=st.integers(1, 3),
+)
+@settings(max_examples=60, deadline=None)
+def test_tables_of_which_rows_are_new_count_as_if_they_were_whole(
+    seed, weights, table, piece, workers
+):
+    draw = np.random.default_rng(seed)
+    received = torch.from_numpy(draw.standard_normal(table, np.float32))
+    replies, whole = [], []
+    for weight in weights:
+        rows = np.flatnonzero(draw.random(table[0]) < draw.random())
+        values = torch.from_numpy(draw.standard_normal((len(rows), table[1]), np.float32))
+        own = OwnRows(received, torch.from_numpy(rows), values)
+        kept = LiveArray(own.whole().numpy()) if draw.random() < 0.2 else RowsArray(own)
+        content = reply(weight)
+        content["arrays"] = filled({"table": kept})
+        replies.append(content)
+        whole.append(reply(weight, table=own.whole().numpy()))
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(workers) as pool:
+        patch.setattr(averaging, "PIECE", piece)
+        with means_on(pool.map):
+            ours = weighted_mean(replies, WEIGHT)
+    same_bits(ours, aggregate_arrayrecords(whole, WEIGHT))
 
 
 ONES = np.ones(3, np.float32)

@@ -12,12 +12,14 @@ from flwr.supercore.task_identity import TaskIdentity
 from fedsim.engine.flower import (
     Content,
     LiveArray,
+    RowsArray,
     quiet,
     reason,
     task_identity,
     to_parameters,
     to_record,
 )
+from fedsim.training.own_rows import OwnRows
 
 ARRAYS = pytest.mark.parametrize(
     "values",
@@ -54,6 +56,36 @@ def test_a_live_array_copies_nothing():
     values = np.zeros(3, np.float32)
     assert LiveArray(values).numpy() is values
     assert np.array_equal(copy.deepcopy(LiveArray(values)).numpy(), values)
+
+
+def own_rows():
+    received = torch.arange(6, dtype=torch.float32).reshape(3, 2)
+    return OwnRows(received, torch.tensor([0, 2]), torch.full((2, 2), 9.0))
+
+
+def test_a_table_with_new_rows_looks_and_serialises_like_flowers_own():
+    own = Array(np.float32([[9, 9], [2, 3], [9, 9]]))
+    assert RowsArray(own_rows()).data == own.data
+    assert RowsArray(own_rows()).object_id == own.object_id
+    table = RowsArray(own_rows())
+    assert (table.dtype, tuple(table.shape), table.stype) == (
+        own.dtype,
+        tuple(own.shape),
+        own.stype,
+    )
+    arrived = Array.inflate(table.deflate(), table.children)
+    assert np.array_equal(arrived.numpy(), own.numpy())
+    assert np.array_equal(copy.deepcopy(RowsArray(own_rows())).numpy(), own.numpy())
+
+
+def test_what_a_reader_writes_into_a_table_stays_there_and_what_was_received_stays_as_it_was():
+    rows = own_rows()
+    table = RowsArray(rows)
+    assert table.rows is rows
+    table.numpy()[:] = 5
+    assert table.rows is None
+    assert (table.numpy() == 5).all()
+    assert torch.equal(rows.received, own_rows().received)
 
 
 def test_a_record_shares_the_memory_of_the_parameters():

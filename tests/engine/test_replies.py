@@ -12,9 +12,10 @@ from flwr.serverapp.strategy import FedAvg
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsim.engine.flower import task_identity, to_parameters
+from fedsim.engine.flower import task_identity, to_parameters, to_record
 from fedsim.engine.replies import NOTHING_HELD_OUT, REFUSAL, STAGES, collect
 from fedsim.privacy.example_spent import REFUSED
+from fedsim.training.own_rows import OwnRows
 
 MODEL = {"w": torch.zeros(2, 3), "b": torch.zeros(3)}
 
@@ -155,6 +156,32 @@ def test_finite_values_of_a_norm_that_float32_can_square_count(values):
         warnings.simplefilter("error")
         found = only({"arrays": arrays(w=values), "metrics": metrics()})
     assert len(found.valid) == 1 and found.failures == ()
+
+
+HUGE = 1.2e19
+"""Finite, and so is its square, but two of these are too large a norm to be averaged."""
+
+
+@pytest.mark.parametrize(
+    "value", [1.0, np.nan, np.inf, 1e18, HUGE, 1e19, 1e20], ids=lambda value: f"{value:g}"
+)
+@pytest.mark.parametrize("base", [1.0, 1e18, 9e18, np.nan], ids=lambda base: f"on {base:g}")
+def test_a_table_of_which_rows_are_new_is_judged_as_if_it_were_whole(base, value):
+    received = torch.full((4, 1), base, dtype=torch.float32)
+    own = OwnRows(received, torch.tensor([1, 2]), torch.full((2, 1), value))
+    verdicts = []
+    for trained in (own, own.whole()):
+        reply = sent_back(0, {"arrays": to_record({"w": trained}), "metrics": metrics()})
+        got = collect([reply], [0], {"w": received})
+        verdicts.append([failure.error for failure in got.failures])
+    assert verdicts[0] == verdicts[1]
+
+
+def test_a_table_that_was_not_what_was_sent_is_looked_at_whole():
+    own = OwnRows(torch.full((2, 3), np.nan), torch.tensor([0]), torch.ones(1, 3))
+    rows = to_record({"w": own, "b": torch.ones(3)})
+    got = only({"arrays": rows, "metrics": metrics()})
+    assert [failure.stage for failure in got.failures] == ["reply"]
 
 
 def test_a_half_precision_model_takes_values_whose_squares_are_beyond_its_range():

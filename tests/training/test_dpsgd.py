@@ -15,6 +15,7 @@ from fedsim.privacy.release import AdaptiveClipping
 from fedsim.rng import stream
 from fedsim.training.dpsgd import DPSGD
 from fedsim.training.kernel import clipped_gradient
+from fedsim.training.late_noise import settle, unread
 from fedsim.training.procedures import SGD
 
 MODEL = BiLSTMTagger(rows=9, intents=3, slot_labels=4, embedding=4, hidden=2)
@@ -138,14 +139,14 @@ def test_no_number_of_noise_comes_twice():
             before = {n: p.clone() for n, p in state["parameters"].items()}
             state = NOISY.step(state, batch)
             drawn += [(p - before[n]).flatten() for n, p in state["parameters"].items()]
-        unread = torch.ones(3, dtype=torch.float64)
+        ones = torch.ones(3, dtype=torch.float64)
         received_rows = torch.zeros(50, 4, dtype=torch.float64)
         state["late"] = {"embedding": torch.ones(3, 9, dtype=torch.float64)}
         before = state["parameters"]["embedding"].clone()
-        NOISY.settle(state, "embedding", torch.arange(27))
+        settle(state, "embedding", torch.arange(27))
         drawn.append(-0.3 / 4.0 * (state["parameters"]["embedding"] - before).flatten())
         for _ in range(2):
-            drawn.append(-0.3 / 4.0 * NOISY.unread(state, unread, received_rows).flatten())
+            drawn.append(-0.3 / 4.0 * unread(state, ones, received_rows).flatten())
     # In units of a deviation; rounding of the parameters is far below, and so are chance meetings.
     values = torch.cat(drawn).sort().values
     assert float(values.diff().min()) > 1e-14
@@ -182,7 +183,7 @@ def test_late_noise_of_a_row_is_there_when_it_is_read_and_when_it_is_sent(mu):
             assert float(row.square().mean()) == pytest.approx(variance[-1], rel=tolerance)
         scale = 0.3 * 2.0 * 0.5 * falling.decay.at(step) / 4.0
         variance.append(kept * variance[-1] + scale**2)
-    falling.settle(state, "embedding", torch.arange(9 * devices))
+    settle(state, "embedding", torch.arange(9 * devices))
     moved = state["parameters"]["embedding"] - received()["embedding"]
     assert moved.square().mean((0, 2)).tolist() == pytest.approx([variance[-1]] * 9, rel=tolerance)
     flat = moved.transpose(0, 1).flatten(1)
