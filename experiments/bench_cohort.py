@@ -101,7 +101,6 @@ def _benchmark(
             "share_of_pooled": {c.name: c.share for c in cells},
             "private_share_of_pooled": {c.name: c.private_share for c in cells},
             "devices_further_than_equal": {c.name: _further(c) for c in cells},
-            "noise_alone_over_plain": {c.name: c.noise for c in cells},
             "private_over_plain_examples": {c.name: c.served for c in cells},
             "private_over_plain_places": {c.name: c.places for c in cells},
             "kernels_one_by_one_and_stacked": kernels,
@@ -110,8 +109,8 @@ def _benchmark(
         budgets=budgets,
         notes=[
             "a line is a round in which everybody takes part, one epoch in batches of "
-            f"{BATCH}, on one thread; memory is that of the largest stack, or of the device with "
-            "most to do",
+            f"{BATCH} and the mean of what comes out, on one thread; memory is that of the largest "
+            "stack, or of the device with most to do",
             f"{sum(map(_further, cells))} of {len(away)} devices compared differ by more than "
             f"{EQUAL:g}, and none by more than {exact:.1g} in double precision: where words are "
             "equal but for rounding, rounding decides which one a maximum is, and with it the "
@@ -122,9 +121,8 @@ def _benchmark(
                 for c in cells
             ),
             *(
-                f"{c.name}: noise alone, drawn once for every parameter, takes {c.noise:.2f} of a "
-                f"plain round; the batches of a private one hold {c.served:.2f} times its "
-                f"examples, and fill {c.places:.2f} times the places for words"
+                f"{c.name}: the batches of a private round hold {c.served:.2f} times the examples "
+                f"of a plain one, and fill {c.places:.2f} times the places for words"
                 for c in cells
             ),
             *(

@@ -27,7 +27,6 @@ class Cell(NamedTuple):
         device that was compared.
       exact: the largest of these in double precision.
       dp: seconds of a private round over those of a plain one, both batched.
-      noise: seconds of one draw for every parameter of every device, over the same.
       served: examples in the batches of a private round, over those of a plain one.
       places: words worked on in a private round, with all that fills stacks up, over the same.
       share: examples a second, batched, as a share of those of one model on large batches.
@@ -39,7 +38,6 @@ class Cell(NamedTuple):
     away: list[float]
     exact: float
     dp: float
-    noise: float
     served: float
     places: float
     share: float
@@ -64,7 +62,6 @@ def measured_cell(
             candidates[f"{label}: {way}"] = partial(_spent, run, work)
             peaks[f"{label}: {way}"] = _peak(partial(_spent, run, work, most=most), where)
         candidates[f"{label}: pooled"] = work.pooled
-    candidates["noise alone"] = private.noise_alone
     seconds: dict[str, list[list[float]]] = {each: [] for each in candidates}
     met: dict[str, list[list[int]]] = {each: [] for each in candidates}
     for _ in range(repeats):
@@ -78,7 +75,7 @@ def measured_cell(
                 if where.type == "cuda":
                     torch.cuda.synchronize()
                 seconds[each][-1].append(time.perf_counter() - began)
-    alone, batched, pooled, private_alone, private_batched, private_pooled, noise = (
+    alone, batched, pooled, private_alone, private_batched, private_pooled = (
         Measurement(
             name=n, seconds=s, examples=met[n], peak_bytes=[peaks[n]] if n in peaks else None
         )
@@ -99,7 +96,6 @@ def measured_cell(
         away=_away(plain, plain.plan.devices, torch.float32),
         exact=max(_away(plain, plain.plan.devices, torch.float64)),
         dp=ratio_of_rounds(private_batched, batched),
-        noise=ratio_of_rounds(noise, batched),
         served=private.served(1) / plain.served(1),
         places=private.places(1) / plain.places(1),
         share=_share(batched, pooled),
@@ -117,8 +113,8 @@ def _spent(
     round: int,
     most: int | None = None,
 ) -> int:
-    """Train devices, drop what they reply, and say how many examples they hold."""
-    return sum(result.examples for result in run(round, work.turn[:most]))
+    """Train devices, take their mean, and say how many examples they hold."""
+    return work.finished(run(round, work.turn[:most]))
 
 
 def _peak(run: Callable[[int], int], where: torch.device) -> int:

@@ -4,7 +4,7 @@ Sentences are random and of 1 to 16 words; the work is that of real training. No
 Flower or a corpus.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -25,7 +25,7 @@ from fedsim.training import LocalTrainer, private_procedures, procedures
 from fedsim.training.batches import tensors
 from fedsim.training.chunks import ChunkPlan, planned
 from fedsim.training.cohort import in_turn, train_together
-from fedsim.training.gaussian import opened, resumed
+from fedsim.training.mean import weighted_sum
 from fedsim.training.stacking import StackedBatches
 from fedsim.training.trainer import LocalResult
 
@@ -138,10 +138,12 @@ class Work:
         """Devices, those with most to do first."""
         return in_turn(self.trainer, range(self.people.devices), 0)
 
-    @property
-    def examples(self) -> int:
-        """Examples of the round."""
-        return int(self.people.activity().sum())
+    def finished(self, results: Iterable[LocalResult]) -> int:
+        """Take the mean of what devices trained, as a server does; how many examples they hold."""
+        replies = list(results)
+        held = [reply.examples for reply in replies]
+        weighted_sum([reply.trained for reply in replies], [n / sum(held) for n in held])
+        return sum(held)
 
     def one_by_one(self, round: int, devices: list[int]) -> Iterator[LocalResult]:
         """Devices one after another: on a processor as the local engine trains them."""
@@ -191,17 +193,6 @@ class Work:
                 wide = int(lengths.max()) * lengths.shape[1] if whole else lengths.amax(0).sum()
                 found += len(drawn) * int(wide)
         return found
-
-    def noise_alone(self, round: int) -> int:
-        """Nothing but one number for every parameter of every device; how many examples they hold.
-
-        A private reply is at least that, however its steps are computed.
-        """
-        source = resumed(opened(stream(0, "bench noise", round), self.where), self.where)
-        numbers = sum(p.numel() for p in self.parameters.values())
-        for _ in range(self.people.devices):
-            source.fill(torch.empty(numbers, device=self.where), 1.0)
-        return self.examples
 
     def pooled(self, round: int) -> int:
         """One model on large batches of everybody's examples; how many it met.

@@ -25,6 +25,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from torch import Tensor
 
 from fedsim.training.own_rows import OwnRows, Trained
+from fedsim.training.unread import Unread
 
 Kind = TypeVar("Kind", ArrayRecord, MetricRecord, ConfigRecord)
 
@@ -109,32 +110,66 @@ class LiveArray(Array):
         return Array(self.numpy()).deflate()
 
 
-class RowsArray(LiveArray):
-    """A table of which a few rows are new, put together when it is first read.
+class UnreadArray(LiveArray):
+    """An array that is put together when it is first read.
 
-    Whoever does not need the whole of it asks for `rows`.
+    A copy of it is an ordinary array: what is read of both must be the same.
     """
 
+    def __init__(self, received: Tensor) -> None:
+        shape, name = tuple(received.shape), _name(received.numpy().dtype)
+        self.__dict__.update(dtype=name, shape=shape, stype="numpy.ndarray", _live=None)
+
+    def numpy(self) -> np.ndarray:
+        """The whole array; always the same buffer, which its reader may write to."""
+        if self.__dict__["_live"] is None:
+            self.__dict__["_live"] = self._read()
+        return self.__dict__["_live"]
+
+    def _read(self) -> np.ndarray:
+        raise NotImplementedError
+
+    def __reduce__(self) -> tuple[type[LiveArray], tuple[np.ndarray]]:
+        return LiveArray, (self.numpy(),)
+
+
+class RowsArray(UnreadArray):
+    """A table of which a few rows are new."""
+
     def __init__(self, own: OwnRows) -> None:
-        kind = own.received.numpy().dtype
-        fields = {
-            "dtype": _name(kind),
-            "shape": tuple(own.received.shape),
-            "stype": "numpy.ndarray",
-        }
-        self.__dict__.update(fields, _rows=own, _live=None)
+        super().__init__(own.received)
+        self.__dict__["_own"] = own
 
     @property
     def rows(self) -> OwnRows | None:
         """What it is put together from; None once it was read, because a reader may write to it."""
-        return self.__dict__["_rows"]
+        return None if self.__dict__["_live"] is not None else self.__dict__["_own"]
 
-    def numpy(self) -> np.ndarray:
-        """The whole table."""
-        own = self.__dict__["_rows"]
-        if own is not None:
-            self.__dict__.update(_live=own.whole().numpy(), _rows=None)
-        return self.__dict__["_live"]
+    def _read(self) -> np.ndarray:
+        return self.__dict__["_own"].whole().numpy()
+
+
+class NoisedArray(UnreadArray):
+    """One array of a reply that gets its noise when any of its arrays is read."""
+
+    def __init__(self, reply: Unread, name: str) -> None:
+        trained = reply.trained[name]
+        super().__init__(trained if isinstance(trained, Tensor) else trained.received)
+        self.__dict__["_part"] = reply, name
+
+    def _read(self) -> np.ndarray:
+        reply, name = self.__dict__["_part"]
+        return reply.read()[name].numpy()
+
+
+def unread_of(arrays: ArrayRecord) -> Unread | None:
+    """The reply whose noise nobody has read yet, if these arrays are all of it, and no others."""
+    held = {n: a.__dict__["_part"] for n, a in arrays.items() if isinstance(a, NoisedArray)}
+    if not held or held.keys() != arrays.keys():
+        return None
+    reply, _ = next(iter(held.values()))
+    whole = {name: (reply, name) for name in reply.trained}
+    return reply if reply.waiting and held == whole else None
 
 
 @cache
@@ -179,8 +214,10 @@ def records(content: RecordDict, kind: type[Kind]) -> dict[str, Kind]:
     return {name: each for name, each in content.items() if isinstance(each, kind)}
 
 
-def to_record(parameters: Trained) -> ArrayRecord:
+def to_record(parameters: Trained | Unread) -> ArrayRecord:
     """Parameters as an `ArrayRecord` that shares their memory (CPU tensors)."""
+    if isinstance(parameters, Unread):
+        return filled({name: NoisedArray(parameters, name) for name in parameters.trained})
     return filled(
         {
             name: RowsArray(p) if isinstance(p, OwnRows) else LiveArray(p.detach().cpu().numpy())

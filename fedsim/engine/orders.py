@@ -10,7 +10,9 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 
 from fedsim.engine.flower import records, to_parameters, to_record
 from fedsim.models.joint import Parameters
+from fedsim.training.own_rows import whole
 from fedsim.training.trainer import LocalResult
+from fedsim.training.unread import Unread
 
 
 class Order(NamedTuple):
@@ -67,7 +69,7 @@ def reply_with(result: LocalResult, message: Message) -> Message:
         {"num-examples": result.examples, "train_loss": result.loss, "seen": result.seen}
     )
     arrays = result.trained
-    if result.examples == 0:
+    if result.examples == 0 and not isinstance(arrays, Unread):
         # A copy: some strategies write into replies, and these are the global model itself.
-        arrays = {name: p.clone() for name, p in result.parameters.items()}
+        arrays = {name: p.clone() for name, p in whole(arrays).items()}
     return Message(RecordDict({"arrays": to_record(arrays), "metrics": metrics}), reply_to=message)

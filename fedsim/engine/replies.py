@@ -25,9 +25,11 @@ from fedsim.engine.flower import (
     RowsArray,
     reason,
     records,
+    unread_of,
 )
 from fedsim.plan import Failure
 from fedsim.privacy.example_spent import REFUSED
+from fedsim.training.own_rows import OwnRows
 
 NAMES = ("arrays", "metrics")
 """Names of the two records of a reply."""
@@ -140,20 +142,40 @@ class Sent:
             return f"array names differ from the global model's: {', '.join(odd)}"
         # Values beyond the model's range are found by looking at them.
         with np.errstate(over="ignore", invalid="ignore"):
+            if self._sound_unread(arrays):
+                return None
             for name, array in arrays.items():
-                if not self._few_rows_are_new(name, array) and (
-                    fault := _array_fault(name, array, self.arrays[name])
-                ):
+                own = array.rows if isinstance(array, RowsArray) else None
+                if own is not None and np.isfinite(self._square(name, own)):
+                    continue
+                if fault := _array_fault(name, array, self.arrays[name]):
                     return fault
         return None
 
-    def _few_rows_are_new(self, name: str, array: Array) -> bool:
-        """Whether an array is what was sent but for rows that can be averaged."""
-        own = array.rows if isinstance(array, RowsArray) else None
-        if own is None or own.received.data_ptr() != self.arrays[name].ctypes.data:
+    def _sound_unread(self, arrays: ArrayRecord) -> bool:
+        """Whether a reply can be averaged whatever the noise will be that nobody has read yet."""
+        reply = unread_of(arrays)
+        if reply is None:
             return False
-        values = own.values.numpy()
-        return math.isfinite(self._squares[name] + np.vdot(values, values))
+        for name, trained in reply.trained.items():
+            owed = reply.owed[name]
+            noise = float(owed.sum()) * self.arrays[name].size / owed.numel()
+            # (a + b)^2 <= 2 a^2 + 2 b^2; noise is never ten times as long as expected.
+            if not np.isfinite(2 * self._square(name, trained) + 200 * noise):
+                return False
+        return True
+
+    def _square(self, name: str, trained: Tensor | OwnRows) -> np.floating | float:
+        """At least the squared norm of an array, in its precision; NaN where it is to be read."""
+        base = trained if isinstance(trained, Tensor) else trained.received
+        sent = self.arrays[name]
+        if (tuple(base.shape), base.numpy().dtype) != (sent.shape, sent.dtype):
+            return math.nan
+        if isinstance(trained, Tensor):
+            return np.vdot(trained.numpy(), trained.numpy())
+        if base.data_ptr() != sent.ctypes.data:
+            return math.nan
+        return self._squares[name] + np.vdot(trained.values.numpy(), trained.values.numpy())
 
     @cached_property
     def _squares(self) -> dict[str, np.floating]:

@@ -7,8 +7,9 @@ those of `LocalTrainer.train` up to rounding; noise is one draw a step for the w
 of the table one before a step that reads them and one at the end, and equal to it in distribution.
 """
 
-from collections.abc import Iterable, Sequence
-from itertools import chain, repeat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,11 +21,11 @@ from fedsim.population.examples import Examples
 from fedsim.rng import stream
 from fedsim.training.dpsgd import DPSGD
 from fedsim.training.kernel import clipped_gradient
-from fedsim.training.late_noise import settle, unread
-from fedsim.training.own_rows import OwnRows
+from fedsim.training.own_rows import OwnRows, Trained
 from fedsim.training.procedures import LocalProcedure, State
 from fedsim.training.stacking import StackedBatches, copies, on, part
 from fedsim.training.trainer import LocalResult, LocalTrainer
+from fedsim.training.unread import Draw, Unread
 
 HERE = torch.device("cpu")
 
@@ -90,37 +91,29 @@ def train_together(
     state = procedure.start({name: stack[name] for name in parameters}, streams)
     # A private step that meets nobody's example leaves them as they are.
     state |= {name: state[name].to(where).expand(busy) for name in ("loss", "seen")}
-    if late and name is not None:
-        rows = words[name].shape[1]
-        state["late"] = {name: torch.zeros(busy, rows, device=where)}
-        for batch in batches:
-            batch["reads"] = _reads(batch["token_ids"], rows)
+    if late:
+        state["owed"] = torch.zeros(busy, device=where)
+        state["late"] = {n: torch.zeros(own.shape[:2], device=where) for n, own in words.items()}
+        for batch in batches if words else ():
+            batch["reads"] = _reads(batch["token_ids"], max(map(len, used)) + 1)
+    still = [len(batch["size"]) for batch in batches]
     ended: list[State] = []
-    active = busy
-    for batch in on(where, batches):
-        still = len(batch["size"])
-        if still < active:
-            ended.insert(0, part(state, still, active))
-            state, active = part(state, 0, still), still
+    for batch, active, going_on in zip(on(where, batches), still, [*still[1:], 0], strict=True):
+        if late:
+            state["drawing"] = torch.tensor(going_on)
         state = procedure.step(state, batch)
-    ended.insert(0, state)
-    tables: Iterable[Tensor] = ()
-    if late and name is not None:
-        tables = _noised(name, ended, used, sent(parameters[name].detach(), where)).cpu()
-    done = [device for stack in ended for device in _each(procedure, stack)]
-    new: list[dict[str, Tensor | OwnRows]] = [{} for _ in done]
-    if name is not None:
-        # Rows that a device has words for are those it trained.
-        values = [moved[name][: len(rows)] for (moved, _, _), rows in zip(done, used, strict=True)]
-        received = chain(tables, repeat(parameters[name].detach()))
-        new = [
-            {name: OwnRows(table, torch.from_numpy(rows), own)}
-            for table, rows, own in zip(received, used, values, strict=False)
-        ]
-    return [
-        LocalResult(moved | own, len(examples), seen, loss / seen if seen else 0)
-        for (moved, seen, loss), own, examples in zip(done, new, held, strict=False)
-    ] + idle
+        if going_on < active:
+            ended.insert(0, part(state, going_on, active))
+            state = part(state, 0, going_on)
+    table = None if name is None else parameters[name].detach()
+    ends = [end for stack in ended for end in _ends(procedure, stack)]
+    results = []
+    for k, (device, examples, end) in enumerate(zip(devices, held, ends, strict=False)):
+        draw = partial(stream, trainer.seed, round=round, device=device)
+        rows = {} if table is None or name is None else {name: (table, torch.from_numpy(used[k]))}
+        seen, loss = end.seen, end.loss / end.seen if end.seen else 0
+        results.append(LocalResult(end.reply(rows, draw), len(examples), seen, loss))
+    return results + idle
 
 
 def _noised_late(procedure: LocalProcedure, parameters: Parameters) -> bool:
@@ -146,35 +139,54 @@ def _reads(token_ids: Tensor, rows: int) -> Tensor:
     return torch.from_numpy(np.flatnonzero(read))
 
 
-def _noised(name: str, ended: list[State], used: list[np.ndarray], received: Tensor) -> Tensor:
-    """Give the rows of all devices what noise they lack, and the other rows all of theirs.
+@dataclass(frozen=True, kw_only=True)
+class _End:
+    """A device of a stack after its last step.
 
-    Args:
-      name: of the table.
-      ended: states of devices that have taken their last step; the noise of the first goes on.
-      used: rows of each device.
-      received: the table as it was received.
-
-    Returns:
-      (devices, rows, width) tables, but for the rows that devices trained.
+    Attributes:
+      parameters: by name; of a table, the rows the device has, and one that nobody reads.
+      owed: variance of the noise that each parameter lacks; those of a table's rows, (rows, 1).
+      seen: real examples met.
+      loss: sum of their losses.
     """
-    left, source = iter(used), {key: ended[0][key] for key in ("noise",) if key in ended[0]}
-    spread = []
-    for state in ended:
-        variance = state["late"][name]
-        spread.append(variance[:, -1].clone())
-        own = [k * variance.shape[1] + np.arange(len(next(left))) for k in range(len(variance))]
-        state |= source
-        settle(state, name, sent(torch.from_numpy(np.concatenate(own)), variance.device))
-        source = {key: state[key] for key in source}
-    return unread(source, torch.cat(spread), received)
+
+    parameters: Parameters
+    owed: dict[str, Tensor]
+    seen: float
+    loss: float
+
+    def reply(self, tables: Mapping[str, tuple[Tensor, Tensor]], draw: Draw) -> Trained | Unread:
+        """What it sends back; tables are as they were received, with the rows that it has."""
+        trained: dict[str, Tensor | OwnRows] = {**self.parameters}
+        owed = {**self.owed}
+        for name, (received, rows) in tables.items():
+            own = OwnRows(received, rows, self.parameters[name][: len(rows)])
+            trained[name] = own
+            if owed:
+                each = self.owed[name]
+                owed[name] = OwnRows(
+                    each[-1:].expand(len(received), 1), rows, each[: len(rows)]
+                ).whole()
+        return Unread(trained, owed, draw) if owed else trained
 
 
-def _each(procedure: LocalProcedure, state: State) -> list[tuple[Parameters, float, float]]:
-    """Parameters, real examples seen and summed loss of each device; waits for where they are."""
+def _ends(procedure: LocalProcedure, state: State) -> list[_End]:
+    """The devices of a stack; waits for where they are."""
     own = {name: p.cpu() for name, p in procedure.finish(state).items()}
-    seen, loss = state["seen"].tolist(), state["loss"].tolist()
-    return [({name: p[k] for name, p in own.items()}, seen[k], loss[k]) for k in range(len(seen))]
+    owed = {}
+    if "noise" in state and "owed" in state:
+        owed = dict.fromkeys(own, state["owed"].cpu())
+        owed |= {name: variance.cpu().unsqueeze(-1) for name, variance in state["late"].items()}
+    each = zip(state["seen"].tolist(), state["loss"].tolist(), strict=True)
+    return [
+        _End(
+            parameters={name: p[k] for name, p in own.items()},
+            owed={name: variance[k] for name, variance in owed.items()},
+            seen=seen,
+            loss=loss,
+        )
+        for k, (seen, loss) in enumerate(each)
+    ]
 
 
 def _own_rows(

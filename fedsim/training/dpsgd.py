@@ -143,7 +143,9 @@ class DPSGD:
     def step(self, state: State, batch: Batch) -> State:
         """One logical step: all physical batches, then noise once, then the update.
 
-        Where noise comes late, `reads` of the batch, (n,), says which rows of a table it reads.
+        Where noise comes late, `reads` of the batch, (n,), says which rows of a table it reads, and
+        `drawing` of the state, () int64, how many devices of the stack, its first ones, go on after
+        this step: of the others nobody reads its noise but who reads their reply, and they owe it.
         """
         parameters = state["parameters"]
         late = state.get("late", {})
@@ -175,6 +177,9 @@ class DPSGD:
         kept = 1 - self.learning_rate * self.proximal_mu
         for variance in late.values():
             variance.mul_(kept**2).add_(over((rate * noise.sum * clip_norm) ** 2, variance))
+        if "drawing" in state:
+            last = slice(int(state["drawing"]), None)
+            state["owed"][last] = ((rate * noise.sum * clip_norm) ** 2)[last]
         for name, p in parameters.items():
             away = p - state["anchor"][name] if self.proximal_mu else None
             p.addcmul_(total[name], over(rate, p).to(total[name].dtype))
@@ -209,22 +214,31 @@ class DPSGD:
     ) -> tuple[Parameters, Tensor]:
         """Fresh noise for every parameter and for the bits; zeros without noise, or where late."""
         late = state.get("late", {})
-        now, later = (
-            {name: p for name, p in state["parameters"].items() if (name in late) is which}
-            for which in (False, True)
-        )
+        now = {name: p for name, p in state["parameters"].items() if name not in late}
         wide, memory = side_by_side(now)
+        devices = expected.numel()
+        going_on = int(state.get("drawing", devices)) if self.noise_multiplier else 0
+        if going_on < devices:
+            for values in memory:
+                values.zero_()
         wide |= {
-            n: torch.zeros(p.shape, dtype=sum_type(p), device=p.device) for n, p in later.items()
+            name: torch.zeros(p.shape, dtype=sum_type(p), device=p.device)
+            for name, p in state["parameters"].items()
+            if name in late
         }
         bits = torch.zeros_like(expected)
         if not self.noise_multiplier:
-            for values in memory:
-                values.zero_()
             return wide, bits
         source = resumed(state["noise"], expected.device) if self._seeded else None
         deviation = noise.sum * state.get("clip_norm", self.clip_norm)
-        for place in wide.values() if isinstance(deviation, Tensor) else memory:
+        if going_on == devices and not isinstance(deviation, Tensor):
+            # One draw for all parameters at once.
+            places = memory
+        else:
+            places = [wide[name][:going_on] if going_on < devices else wide[name] for name in now]
+            if isinstance(deviation, Tensor) and going_on < devices:
+                deviation = deviation[:going_on]
+        for place in places if going_on else ():
             fill(place, deviation, source)
         if self.adaptive:
             fill(bits, noise.bits, source)

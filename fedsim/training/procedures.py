@@ -34,7 +34,7 @@ State = dict[str, Any]
 `loss` and `seen`, (...) from the first step on: sum of the losses met and how many real examples
 they were over."""
 
-SHARED = frozenset({"step", "noise"})
+SHARED = frozenset({"step", "noise", "drawing"})
 """Entries of a state that all devices of a stack have in common; all others have its axis."""
 
 

@@ -31,6 +31,7 @@ from fedsim.training.poisson import (
 )
 from fedsim.training.precision import in_precision
 from fedsim.training.procedures import SGD, AdamW, LocalProcedure
+from fedsim.training.unread import Unread
 from fedsim.training.validator import require_exact_tagger
 
 
@@ -38,21 +39,25 @@ class LocalResult(NamedTuple):
     """What a device sends back.
 
     Attributes:
-      trained: parameters after local training; the received ones where the device took no step.
+      trained: parameters after local training, perhaps without their last noise yet; the received
+        ones where the device took no step.
       examples: examples the device holds, null records counted.
       seen: real examples that `loss` is the mean over, repeats counted.
       loss: mean training loss, 0 where `seen` is 0.
     """
 
-    trained: Trained
+    trained: Trained | Unread
     examples: int
     seen: float
     loss: float
 
     @property
     def parameters(self) -> Parameters:
-        """What was trained as whole tensors; a table of which only rows are new is copied."""
-        return whole(self.trained)
+        """What was trained, as whole tensors with their noise.
+
+        A table of which only rows are new is copied.
+        """
+        return self.trained.read() if isinstance(self.trained, Unread) else whole(self.trained)
 
 
 class LocalScore(NamedTuple):

@@ -1,6 +1,8 @@
 """Claims about weighted means: they are Flower's own, to the bit, on any number of workers."""
 
+import copy
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,8 +15,11 @@ from hypothesis import strategies as st
 
 from fedsim.engine import averaging
 from fedsim.engine.averaging import means_on, weighted_mean
-from fedsim.engine.flower import LiveArray, RowsArray, filled
+from fedsim.engine.flower import LiveArray, RowsArray, filled, to_record
+from fedsim.rng import stream
+from fedsim.training import mean
 from fedsim.training.own_rows import OwnRows
+from fedsim.training.unread import Unread
 
 WEIGHT = "num-examples"
 
@@ -57,7 +62,7 @@ def test_means_are_those_of_flower_to_the_bit(seed, weights, shapes, dtype, piec
         for weight in weights
     ]
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(workers) as pool:
-        patch.setattr(averaging, "PIECE", piece)
+        patch.setattr(mean, "PIECE", piece)
         with means_on(pool.map):
             ours = fedavg.aggregate_arrayrecords(replies, WEIGHT)
     same_bits(ours, aggregate_arrayrecords(replies, WEIGHT))
@@ -87,10 +92,63 @@ def test_tables_of_which_rows_are_new_count_as_if_they_were_whole(
         replies.append(content)
         whole.append(reply(weight, table=own.whole().numpy()))
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(workers) as pool:
-        patch.setattr(averaging, "PIECE", piece)
+        patch.setattr(mean, "PIECE", piece)
         with means_on(pool.map):
             ours = weighted_mean(replies, WEIGHT)
     same_bits(ours, aggregate_arrayrecords(whole, WEIGHT))
+
+
+def noised(device, weight):
+    """A reply whose noise nobody has read: a table of which a row was trained, and a bias."""
+    own = OwnRows(torch.zeros(4, 2), torch.tensor([device]), torch.ones(1, 2))
+    owed = {"table": torch.full((4, 1), 0.5), "bias": torch.tensor(2.0)}
+    draw = partial(stream, 0, round=1, device=device)
+    unread = Unread({"table": own, "bias": torch.ones(3)}, owed, draw)
+    content = reply(weight)
+    content["arrays"] = to_record(unread)
+    return content, unread
+
+
+@pytest.mark.parametrize(
+    "reading", [None, "one array", "bytes", "a copy"], ids=lambda reading: reading or "nothing"
+)
+def test_a_mean_of_replies_is_flower_s_of_what_they_are_when_they_are_read(reading):
+    contents, unread = zip(*(noised(k, weight) for k, weight in enumerate((1, 5, 2))), strict=True)
+    table = contents[1]["arrays"]["table"]
+    if reading == "one array":
+        table.numpy()[0] = 7.0
+    elif reading == "bytes":
+        assert Array.inflate(table.deflate(), table.children).numpy().shape == (4, 2)
+    elif reading == "a copy":
+        twin = copy.deepcopy(contents[1])
+    with means_on(map):
+        ours = weighted_mean(list(contents), WEIGHT)
+    assert [each.waiting for each in unread] == [False] * 3
+    flowers = aggregate_arrayrecords(list(contents), WEIGHT)
+    for name in flowers:
+        np.testing.assert_allclose(ours[name].numpy(), flowers[name].numpy(), atol=1e-6)
+    if reading == "a copy":
+        for name, array in contents[1]["arrays"].items():
+            assert np.array_equal(twin["arrays"][name].numpy(), array.numpy())
+    if reading == "one array":
+        assert (table.numpy()[0] == 7.0).all()
+
+
+def test_a_reply_of_which_an_array_was_replaced_is_averaged_as_it_is():
+    (one, _), (other, _) = noised(0, 1), noised(1, 1)
+    one["arrays"]["bias"] = Array(np.full(3, 8.0, np.float32))
+    with means_on(map):
+        ours = weighted_mean([one, other], WEIGHT)
+    flowers = aggregate_arrayrecords([one, other], WEIGHT)
+    for name in flowers:
+        np.testing.assert_allclose(ours[name].numpy(), flowers[name].numpy(), atol=1e-6)
+
+
+def test_without_a_mean_of_ours_flower_reads_every_reply():
+    contents, unread = zip(*(noised(k, 1) for k in range(2)), strict=True)
+    mean = aggregate_arrayrecords(list(contents), WEIGHT)["bias"].numpy()
+    read = [each.read()["bias"].numpy() for each in unread]
+    np.testing.assert_allclose(mean, np.mean(read, axis=0), atol=1e-6)
 
 
 ONES = np.ones(3, np.float32)

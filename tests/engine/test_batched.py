@@ -4,6 +4,7 @@ import json
 import logging
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from flwr.clientapp import ClientApp
@@ -129,6 +130,45 @@ def test_the_number_of_workers_changes_nothing_not_even_noise():
     private = NLUClient(privacy=ExampleLevel(noise_multiplier=1.0))
     runs = [simulation(client=private, workers=n).run(progress=False) for n in (0, 1, 3)]
     assert len({run.summary["model_sha256"] for run in runs}) == 1
+
+
+class Reading(FedAvg):
+    """Shows somebody what devices sent, before or after it has taken their mean."""
+
+    def __init__(self, show, first):
+        super().__init__(fraction_train=0.5, min_train_nodes=2)
+        self.show, self.first = show, first
+
+    def aggregate_train(self, server_round, replies):
+        replies = list(replies)
+        if self.first:
+            self.show(replies)
+        mean, metrics = super().aggregate_train(server_round, replies)
+        read = replies if self.first else self.show(replies)
+        weights = [reply.content["metrics"]["num-examples"] for reply in read]
+        for name, array in mean.items():
+            sent = [reply.content["arrays"][name].numpy() for reply in read]
+            whole = np.average(sent, axis=0, weights=weights)
+            np.testing.assert_allclose(array.numpy(), whole, atol=1e-5)
+        return mean, metrics
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["before the mean", "after the mean"])
+def test_whoever_looks_at_private_replies_sees_what_their_mean_is_of(first):
+    private = NLUClient(privacy=ExampleLevel(noise_multiplier=1.0), batch_size=8)
+    seen, runs = {0: [], 2: []}, []
+    for workers, read in seen.items():
+
+        def show(replies, read=read):
+            read += [array.numpy() for r in replies for array in r.content["arrays"].values()]
+            return replies
+
+        strategy = Reading(show, first)
+        run = simulation(client=private, strategy=strategy, workers=workers).run(progress=False)
+        assert not any(line["failures"] for line in run.rounds)
+        runs.append(run)
+    assert len({run.summary["model_sha256"] for run in runs}) == 1
+    assert seen[0] and all(map(np.array_equal, seen[0], seen[2]))
 
 
 def test_a_plain_run_is_that_of_the_local_engine_in_chunks_as_large_as_fits(tmp_path, local):

@@ -2,6 +2,7 @@
 
 import gc
 import warnings
+from functools import partial
 from weakref import ref
 
 import numpy as np
@@ -15,7 +16,9 @@ from hypothesis import strategies as st
 from fedsim.engine.flower import task_identity, to_parameters, to_record
 from fedsim.engine.replies import NOTHING_HELD_OUT, REFUSAL, STAGES, collect
 from fedsim.privacy.example_spent import REFUSED
+from fedsim.rng import stream
 from fedsim.training.own_rows import OwnRows
+from fedsim.training.unread import Unread
 
 MODEL = {"w": torch.zeros(2, 3), "b": torch.zeros(3)}
 
@@ -182,6 +185,47 @@ def test_a_table_that_was_not_what_was_sent_is_looked_at_whole():
     rows = to_record({"w": own, "b": torch.ones(3)})
     got = only({"arrays": rows, "metrics": metrics()})
     assert [failure.stage for failure in got.failures] == ["reply"]
+
+
+ROWS = torch.zeros(2, 3)
+UNREAD = {
+    "sound": ({"w": torch.ones(2, 3), "b": torch.ones(3)}, {}, None),
+    "a table with new rows": (
+        {"w": OwnRows(ROWS, torch.tensor([0]), torch.ones(1, 3)), "b": torch.ones(3)},
+        {"w": torch.ones(2, 1)},
+        None,
+    ),
+    "not finite": ({"w": torch.ones(2, 3), "b": torch.full((3,), np.nan)}, {}, "not finite"),
+    "a new row that is not finite": (
+        {"w": OwnRows(ROWS, torch.tensor([0]), torch.full((1, 3), np.inf)), "b": torch.ones(3)},
+        {"w": torch.ones(2, 1)},
+        "not finite",
+    ),
+    "noise beyond the range": (
+        {"w": torch.ones(2, 3), "b": torch.ones(3)},
+        {"b": torch.tensor(torch.inf)},
+        "not finite",
+    ),
+    "exploded noise": (
+        {"w": torch.ones(2, 3), "b": torch.ones(3)},
+        {"b": torch.tensor(3e38)},
+        "has exploded",
+    ),
+    "another shape": ({"w": torch.ones(2, 2), "b": torch.ones(3)}, {}, "has shape (2, 2)"),
+    "other names": ({"w": torch.ones(2, 3)}, {}, "array names differ"),
+}
+
+
+@pytest.mark.parametrize(("trained", "owed", "fault"), UNREAD.values(), ids=UNREAD)
+def test_replies_without_their_noise_are_judged_as_they_will_be_read(trained, owed, fault):
+    unread = Unread(
+        trained, dict.fromkeys(trained, torch.tensor(1e-3)) | owed, partial(stream, 0, device=3)
+    )
+    reply = sent_back(0, {"arrays": to_record(unread), "metrics": metrics()})
+    got = collect([reply], [0], {"w": ROWS, "b": torch.zeros(3)})
+    assert len(got.valid) == (fault is None)
+    assert all(fault in failure.error for failure in got.failures)
+    assert unread.waiting == (fault is None or "names" in fault)
 
 
 def test_a_half_precision_model_takes_values_whose_squares_are_beyond_its_range():

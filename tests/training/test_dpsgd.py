@@ -15,7 +15,7 @@ from fedsim.privacy.release import AdaptiveClipping
 from fedsim.rng import stream
 from fedsim.training.dpsgd import DPSGD
 from fedsim.training.kernel import clipped_gradient
-from fedsim.training.late_noise import settle, unread
+from fedsim.training.late_noise import settle
 from fedsim.training.procedures import SGD
 
 MODEL = BiLSTMTagger(rows=9, intents=3, slot_labels=4, embedding=4, hidden=2)
@@ -139,14 +139,10 @@ def test_no_number_of_noise_comes_twice():
             before = {n: p.clone() for n, p in state["parameters"].items()}
             state = NOISY.step(state, batch)
             drawn += [(p - before[n]).flatten() for n, p in state["parameters"].items()]
-        ones = torch.ones(3, dtype=torch.float64)
-        received_rows = torch.zeros(50, 4, dtype=torch.float64)
         state["late"] = {"embedding": torch.ones(3, 9, dtype=torch.float64)}
         before = state["parameters"]["embedding"].clone()
         settle(state, "embedding", torch.arange(27))
         drawn.append(-0.3 / 4.0 * (state["parameters"]["embedding"] - before).flatten())
-        for _ in range(2):
-            drawn.append(-0.3 / 4.0 * unread(state, ones, received_rows).flatten())
     # In units of a deviation; rounding of the parameters is far below, and so are chance meetings.
     values = torch.cat(drawn).sort().values
     assert float(values.diff().min()) > 1e-14

@@ -215,6 +215,30 @@ def test_noise_of_each_device_has_the_stated_size_and_is_its_own():
     assert abs(correlation) < 5 / len(together[0]) ** 0.5
 
 
+@pytest.mark.parametrize("adaptive", [None, AdaptiveClipping()], ids=["fixed", "adaptive"])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_rows_of_the_table_have_as_much_noise_as_all_other_parameters(adaptive, steps):
+    """Of devices whose records are null: their words are read, and only noise moves anything."""
+    null = PEOPLE.nulled(np.ones(sum(HELD), bool))
+    own = private_trainer(population=null, noise_multiplier=1.0, adaptive=adaptive)
+    own, sent = replace(own, local_steps=steps), parameters_of(BILSTM)
+    turn, away = in_turn(own, EVERYONE, 0), {"read": [], "not read": []}
+    for round in range(1, 11):
+        for device, reply in zip(
+            turn, train_together(own, sent, turn, period=0, round=round), strict=True
+        ):
+            moved = {name: p - sent[name] for name, p in reply.parameters.items()}
+            table = moved.pop("embedding")
+            others = torch.cat([p.flatten() for p in moved.values()])
+            unread = torch.zeros(len(table), dtype=torch.bool)
+            unread[unread_rows(own, device)] = True
+            for name, rows in (("read", table[~unread]), ("not read", table[unread])):
+                ratio = rows.square().mean() / others.square().mean()
+                away[name].append((float(ratio) - 1) / (2 / rows.numel() + 2 / len(others)) ** 0.5)
+    for each in away.values():
+        assert abs(np.mean(each)) < 5 / len(each) ** 0.5
+
+
 def test_noise_is_a_function_of_round_and_stack():
     one, again = noises(NOISY, IDLE), noises(NOISY, IDLE)
     assert torch.equal(torch.stack(one), torch.stack(again))
