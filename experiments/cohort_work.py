@@ -176,8 +176,7 @@ class Work:
 
     def places(self, round: int) -> int:
         """Words that a round works on as stacks, with all that fills them up."""
-        most, whole = self.plan.devices, isinstance(self.model, TransformerTagger)
-        found = 0
+        most, found = self.plan.devices, 0
         for start in range(0, len(self.turn), most):
             held = {d: self.people.held(d, 0) for d in self.turn[start : start + most]}
             together = StackedBatches(list(held.values()))
@@ -188,10 +187,8 @@ class Work:
             for step in range(len(plans[0])):
                 drawn = [plan[step] for plan in plans if step < len(plan)]
                 lengths = together.batch(drawn, [1.0] * len(drawn))["lengths"]
-                # A transformer's sentences are padded to the longest; an LSTM's to that of the
-                # same rank by length on another device.
-                wide = int(lengths.max()) * lengths.shape[1] if whole else lengths.amax(0).sum()
-                found += len(drawn) * int(wide)
+                # A sentence is padded to that of the same rank by length on another device.
+                found += len(drawn) * int(lengths.amax(0).sum())
         return found
 
     def pooled(self, round: int) -> int:

@@ -99,7 +99,7 @@ class Packing:
         return sent(torch.from_numpy(example * self.tokens + step), self.lengths.device)
 
     @property
-    def _whole(self) -> bool:
+    def whole(self) -> bool:
         """Whether padding is kept, so that a view by time step does for moving words."""
         return self.real.dim() == 1
 
@@ -109,13 +109,13 @@ class Packing:
 
     def packed(self, padded: Tensor) -> Tensor:
         """(..., examples, tokens, features) -> (..., n, features)."""
-        if self._whole:
+        if self.whole:
             return padded.transpose(0, 1).flatten(0, 1)
         return padded.flatten(-3, -2).index_select(-2, self.place)
 
     def padded(self, packed: Tensor) -> Tensor:
         """(..., n, features) -> (..., examples, tokens, features), zero where there is no word."""
-        if self._whole:
+        if self.whole:
             return self.timed(self.kept(packed, 0)).transpose(0, 1)
         return self._spread(packed, 0.0)
 
@@ -126,7 +126,7 @@ class Packing:
     def sums(self, packed: Tensor) -> Tensor:
         """Sums over the words of each sentence: (..., n, features) -> (..., examples, features)."""
         kept = self.kept(packed, 0)
-        if self._whole:
+        if self.whole:
             return self.timed(kept).sum(0)
         size = (*packed.shape[:-2], self.examples, packed.shape[-1])
         return packed.new_zeros(size).index_add(-2, self.example, kept)
@@ -138,7 +138,7 @@ class Packing:
     def maxima(self, packed: Tensor) -> Tensor:
         """Maxima over the words of each sentence, (..., examples, features); 0 without words."""
         lowest = float("-inf")
-        if self._whole:
+        if self.whole:
             highest = _Highest.apply(self.timed(self.kept(packed, lowest)), 0)
         else:
             highest = _Highest.apply(self._spread(packed, lowest), -2)

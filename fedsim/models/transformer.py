@@ -4,13 +4,15 @@ Pre-norm blocks; attention is built from linear maps and `scaled_dot_product_att
 are sinusoids, so they are no parameters and need no table.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedsim.models.joint import JointTagger, Parameters, linear
 from fedsim.models.packing import Packing
-from fedsim.models.tape import Blocks, Use, note
+from fedsim.models.tape import Blocks, Packed, Rows, Use, note
 
 
 class TransformerTagger(JointTagger):
@@ -68,48 +70,86 @@ class TransformerTagger(JointTagger):
 
     def encode(self, parameters: Parameters, words: Tensor, packing: Packing) -> Tensor:
         """Contextual words, shape (..., n, embedding)."""
-        states = packing.padded(words)
-        states = states + _sinusoids(packing.tokens, states.shape[-1], states)
+        layout = _Layout.of(packing)
+        codes = _sinusoids(packing.tokens, words.shape[-1], words)
+        states = layout.laid_out(words) + codes.index_select(0, layout.steps)
         column = torch.arange(packing.tokens, device=words.device)
         # An empty sentence attends to its first place, so that no softmax is over nothing.
         visible = column < packing.lengths.clamp(min=1).unsqueeze(-1)
         for layer in range(self.layers):
-            states = states + self._attend(parameters, layer, states, visible)
-            states = states + self._feed(parameters, layer, states)
-        return packing.packed(_norm(parameters, "last", states))
+            states = states + self._attend(parameters, layer, states, visible, layout)
+            states = states + self._feed(parameters, layer, states, layout.rows)
+        return layout.taken_up(_norm(parameters, "last", states, layout.rows))
 
-    def _attend(self, p: Parameters, layer: int, states: Tensor, visible: Tensor) -> Tensor:
-        normed = _norm(p, f"attention_{layer}", states)
-        qkv = _linear(normed, p[f"qkv_weight_{layer}"], p[f"qkv_bias_{layer}"])
+    def _attend(
+        self, p: Parameters, layer: int, states: Tensor, visible: Tensor, layout: "_Layout"
+    ) -> Tensor:
+        normed = _norm(p, f"attention_{layer}", states, layout.rows)
+        qkv = linear(normed, p[f"qkv_weight_{layer}"], p[f"qkv_bias_{layer}"], layout.rows)
         q, k, v = (
-            part.unflatten(-1, (self.heads, -1)).transpose(-3, -2) for part in qkv.chunk(3, dim=-1)
+            part.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+            for part in layout.by_sentence(qkv).chunk(3, dim=-1)
         )
         mask = visible[..., None, None, :]
-        mixed = _attention(q, k, v, mask).transpose(-3, -2).flatten(-2)
-        return _linear(mixed, p[f"mix_weight_{layer}"], p[f"mix_bias_{layer}"])
+        mixed = layout.by_row(_attention(q, k, v, mask).transpose(-3, -2).flatten(-2))
+        return linear(mixed, p[f"mix_weight_{layer}"], p[f"mix_bias_{layer}"], layout.rows)
 
-    def _feed(self, p: Parameters, layer: int, states: Tensor) -> Tensor:
-        normed = _norm(p, f"feedforward_{layer}", states)
-        inner = F.gelu(_linear(normed, p[f"up_weight_{layer}"], p[f"up_bias_{layer}"]))
-        return _linear(inner, p[f"down_weight_{layer}"], p[f"down_bias_{layer}"])
-
-
-def _linear(states: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """`linear` on (..., examples, tokens, inputs)."""
-    rows = Blocks(*states.shape[-3:-1])
-    return linear(states.flatten(-3, -2), weight, bias, rows).unflatten(-2, states.shape[-3:-1])
+    def _feed(self, p: Parameters, layer: int, states: Tensor, rows: Rows) -> Tensor:
+        normed = _norm(p, f"feedforward_{layer}", states, rows)
+        up = linear(normed, p[f"up_weight_{layer}"], p[f"up_bias_{layer}"], rows)
+        return linear(F.gelu(up), p[f"down_weight_{layer}"], p[f"down_bias_{layer}"], rows)
 
 
-def _norm(parameters: Parameters, name: str, states: Tensor) -> Tensor:
+class _Layout(NamedTuple):
+    """Where words lie between the layers: as rows, which attention alone wants by sentence.
+
+    A stack's rows are its places, and only attention works on padding. A single device's are its
+    sentences with their padding, one after another: seen by sentence without a copy.
+    """
+
+    packing: Packing
+    rows: Rows
+    steps: Tensor
+
+    @classmethod
+    def of(cls, packing: Packing) -> "_Layout":
+        if not packing.whole:
+            return cls(packing, Packed(packing), packing.place % packing.tokens)
+        steps = torch.arange(packing.tokens, device=packing.lengths.device)
+        rows = Blocks(packing.examples, packing.tokens)
+        return cls(packing, rows, steps.repeat(packing.examples))
+
+    def laid_out(self, words: Tensor) -> Tensor:
+        """The words of a packing as rows."""
+        return self.packing.padded(words).flatten(0, 1) if self.packing.whole else words
+
+    def taken_up(self, rows: Tensor) -> Tensor:
+        """Rows as words of a packing."""
+        return self.packing.packed(self.by_sentence(rows)) if self.packing.whole else rows
+
+    def by_sentence(self, rows: Tensor) -> Tensor:
+        """(..., rows, features) -> (..., examples, tokens, features)."""
+        if self.packing.whole:
+            return rows.unflatten(0, (self.packing.examples, self.packing.tokens))
+        return self.packing.padded(rows)
+
+    def by_row(self, sentences: Tensor) -> Tensor:
+        """(..., examples, tokens, features) -> (..., rows, features)."""
+        if self.packing.whole:
+            return sentences.flatten(0, 1)
+        return self.packing.packed(sentences)
+
+
+def _norm(parameters: Parameters, name: str, states: Tensor, rows: Rows) -> Tensor:
     """Layer normalisation whose scale and bias may carry a leading device axis."""
     scale, bias = parameters[f"{name}_scale"], parameters[f"{name}_bias"]
-    normed = F.layer_norm(states, states.shape[-1:]).flatten(-3, -2)
+    normed = F.layer_norm(states, states.shape[-1:])
     if scale.dim() == 2:
         output = normed * scale.unsqueeze(1) + bias.unsqueeze(1)
     else:
         output = normed * scale + bias
-    note(Use("affine", (scale, bias), normed, output, Blocks(*states.shape[-3:-1])))
-    return output.unflatten(-2, states.shape[-3:-1])
+    note(Use("affine", (scale, bias), normed, output, rows))
+    return output
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:

@@ -51,17 +51,14 @@ def test_poisson_batches_of_a_device_hold_more_than_it_does_on_average():
     assert abs(np.mean(drawn) - expected) < 5 * (expected / 100) ** 0.5
 
 
-@pytest.mark.parametrize("model", ["BiLSTM", "transformer"])
-def test_a_stack_works_on_more_places_than_its_devices_have_words(model):
-    """Of one device, an LSTM on its words alone and a transformer on a rectangle; of a stack, every
-    sentence is as long as the longest of its rank, or of all."""
-    work = Work(people=cohort_of(4, "light"), model=model_of(model), private=False, where=HERE)
-    own = [-np.sort(-work.people.held(d, 0).lengths) for d in range(4)]
-    rectangle = model == "transformer"
+def test_a_stack_works_on_more_places_than_its_devices_have_words():
+    """One device's places are its words; of a stack, every sentence is as long as the longest of
+    its rank."""
+    people = cohort_of(4, "light")
+    work = Work(people=people, model=model_of("transformer"), private=False, where=HERE)
+    own = [-np.sort(-people.held(d, 0).lengths) for d in range(4)]
     ranks = np.array([np.pad(lengths, (0, 8 - len(lengths))) for lengths in own]).max(0)
-    alone = sum(len(each) * each.max() if rectangle else each.sum() for each in own)
-    together = 4 * (8 * ranks.max() if rectangle else ranks.sum())
-    for devices, places in ((1, alone), (4, together)):
+    for devices, places in ((1, sum(each.sum() for each in own)), (4, 4 * ranks.sum())):
         work.__dict__["plan"] = ChunkPlan(where="cpu", devices=devices, device_bytes=1)
         assert work.places(1) == places
 

@@ -38,7 +38,10 @@ def whole_losses(p, batch):
 
 
 def affine_losses(p, batch):
-    return summed(_norm({"n_scale": p["b"], "n_bias": p["c"]}, "n", batch["outputs"]))
+    values = batch["outputs"]
+    rows = Blocks(*values.shape[-3:-1])
+    normed = _norm({"n_scale": p["b"], "n_bias": p["c"]}, "n", values.flatten(-3, -2), rows)
+    return summed(normed.unflatten(-2, values.shape[-3:-1]))
 
 
 def embedding_losses(p, batch):
