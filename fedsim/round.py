@@ -16,7 +16,13 @@ from flwr.serverapp.strategy import Strategy
 from fedsim.engine.averaging import means_on
 from fedsim.engine.cohort import CohortGrid
 from fedsim.engine.exchange import Exchange
-from fedsim.engine.flower import records, to_parameters, to_record
+from fedsim.engine.flower import (
+    filled,
+    records,
+    to_kept_record,
+    to_parameters,
+    unread_of,
+)
 from fedsim.engine.replies import Sent, collect
 from fedsim.models.joint import Parameters
 from fedsim.plan import SERVER, Failure, FinishedRound
@@ -74,7 +80,7 @@ class Round:
         if hasattr(self.strategy, "plan"):
             plan = self.strategy.plan(round, period, activity, self.seed)
             grid = CohortGrid(self.grid, plan)
-        arrays, config = to_record(parameters), ConfigRecord({"period": period})
+        arrays, config = to_kept_record(parameters), ConfigRecord({"period": period})
         with seeded_globals(self.seed, "configure", round):
             messages = list(self.strategy.configure_train(round, arrays, config, grid))
         # Devices with the most work first, so that no worker waits for a late one.
@@ -89,12 +95,12 @@ class Round:
         )
         arrived = np.array([r.metadata.src_node_id for r in replies.valid], np.int64)
         failures = list(replies.failures)
-        for observer in self.observers:
-            said = {r.metadata.src_node_id: partial(_said, r, parameters) for r in replies.valid}
-            observer.observe(round, period, parameters, said)
+        first, last = self._looks(round, period, parameters, replies.valid)
+        first()
         forget = set_back(self.strategy)
         with seeded_globals(self.seed, "aggregate", round), means_on(self.map):
             record, _ = self.strategy.aggregate_train(round, replies.heard)
+        last()
         if record is not None:
             # As strict as with devices: a model they could not reply with is not sent to them.
             fault = Sent.of(parameters).fault(record)
@@ -126,13 +132,32 @@ class Round:
             map=self.map,
         )
 
+    def _looks(
+        self, round: int, period: int, parameters: Parameters, replies: Sequence[Message]
+    ) -> tuple[Callable[[], None], Callable[[], None]]:
+        """What lets observers look at replies before they are aggregated, and what does afterwards.
+
+        Observers are to change nothing. A strategy may write to replies, so they look before it
+        does; but noise that was read by itself is drawn otherwise than for a mean, so they look at
+        replies that lack theirs afterwards, as they were.
+        """
+        sent = {r.metadata.src_node_id: _arrays(r) for r in replies} if self.observers else {}
+        said = {device: partial(to_parameters, own, parameters) for device, own in sent.items()}
+
+        def look() -> None:
+            for observer in self.observers:
+                observer.observe(round, period, parameters, said)
+
+        looks = look, lambda: None
+        return looks[::-1] if any(map(unread_of, sent.values())) else looks
+
     def _evaluate(
         self, round: int, grid: Grid, parameters: Parameters
     ) -> tuple[dict[str, float], list[Failure]]:
         """What a strategy learns of evaluation on devices, and who failed; Selective asks none."""
         config = ConfigRecord({"period": self.schedule.period(round)})
         messages = list(
-            self.strategy.configure_evaluate(round, to_record(parameters), config, grid)
+            self.strategy.configure_evaluate(round, to_kept_record(parameters), config, grid)
         )
         if not messages:
             return {}, []
@@ -147,6 +172,6 @@ class Round:
         return {f"evaluate/{key}": value for key, value in (metrics or {}).items()}, failures  # type: ignore[misc]
 
 
-def _said(reply: Message, like: Parameters) -> Parameters:
-    """The parameters of a reply that counts."""
-    return to_parameters(next(iter(records(reply.content, ArrayRecord).values())), like)
+def _arrays(reply: Message) -> ArrayRecord:
+    """What a reply that counts holds, whatever a strategy puts in its place."""
+    return filled(dict(next(iter(records(reply.content, ArrayRecord).values()))))

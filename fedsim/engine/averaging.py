@@ -15,24 +15,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import cast
 
-import numpy as np
 from flwr.app import ArrayRecord, RecordDict
 from flwr.serverapp.strategy import fedavg, multikrum
 from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 
-from fedsim.engine.flower import LiveArray, RowsArray, filled, unread_of
-from fedsim.training.mean import Map, Reply, alike, weighted_sum
+from fedsim.engine.flower import KeptArray, RowsArray, filled, unread_of
+from fedsim.training.mean import Map, Reply, weighted_sum
 
 _workers: ContextVar[Map | None] = ContextVar("workers", default=None)
-
-
-class MeanArray(LiveArray):
-    """An array that nobody else holds: whoever reads it is handed a copy to write to, as Flower's
-    own arrays do."""
-
-    def numpy(self) -> np.ndarray:
-        """A copy of the buffer."""
-        return super().numpy().copy()
 
 
 @contextmanager
@@ -67,13 +57,16 @@ def weighted_mean(records: list[RecordDict], weighting_metric_name: str) -> Arra
     """
     map, replies = _workers.get(), [_reply(record) for record in records]
     known = [reply for reply in replies if reply is not None]
-    if map is None or len(known) < max(1, len(replies)) or not alike(known):
-        return aggregate_arrayrecords(records, weighting_metric_name)
     weights = [next(iter(r.metric_records.values()))[weighting_metric_name] for r in records]
+    # A weight of NumPy's would make a mean of another kind of number than the arrays.
+    plain = all(type(weight) in (int, float) for weight in weights)
     total = sum(cast(list[float], weights))
-    shares = [cast(float, weight) / total for weight in weights]
-    means = weighted_sum(known, shares, map)
-    return filled({name: MeanArray(mean) for name, mean in means.items()})
+    if map is None or not known or len(known) < len(replies) or not (plain and total):
+        return aggregate_arrayrecords(records, weighting_metric_name)
+    means = weighted_sum(known, [cast(float, weight) / total for weight in weights], map)
+    if means is None:
+        return aggregate_arrayrecords(records, weighting_metric_name)
+    return filled({name: KeptArray(mean) for name, mean in means.items()})
 
 
 def _reply(content: RecordDict) -> Reply | None:

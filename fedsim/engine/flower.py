@@ -94,9 +94,14 @@ class LiveArray(Array):
         fields = {"dtype": _name(ndarray.dtype), "shape": ndarray.shape, "stype": "numpy.ndarray"}
         self.__dict__.update(fields, _live=ndarray)
 
+    @property
+    def live(self) -> np.ndarray:
+        """The buffer, to look at and not to write to."""
+        return self.__dict__["_live"]
+
     def numpy(self) -> np.ndarray:
         """The buffer itself."""
-        return self.__dict__["_live"]
+        return self.live
 
     @property
     def data(self) -> bytes:  # type: ignore[override]
@@ -110,6 +115,17 @@ class LiveArray(Array):
         return Array(self.numpy()).deflate()
 
 
+class KeptArray(LiveArray):
+    """An array that others hold too, such as the global model's.
+
+    Whoever reads it is handed a copy to write to, as Flower's own arrays do.
+    """
+
+    def numpy(self) -> np.ndarray:
+        """A copy of the buffer."""
+        return self.live.copy()
+
+
 class UnreadArray(LiveArray):
     """An array that is put together when it is first read.
 
@@ -120,8 +136,9 @@ class UnreadArray(LiveArray):
         shape, name = tuple(received.shape), _name(received.numpy().dtype)
         self.__dict__.update(dtype=name, shape=shape, stype="numpy.ndarray", _live=None)
 
-    def numpy(self) -> np.ndarray:
-        """The whole array; always the same buffer, which its reader may write to."""
+    @property
+    def live(self) -> np.ndarray:
+        """The whole array; always the same buffer, which a reader of `numpy()` may write to."""
         if self.__dict__["_live"] is None:
             self.__dict__["_live"] = self._read()
         return self.__dict__["_live"]
@@ -143,10 +160,12 @@ class RowsArray(UnreadArray):
     @property
     def rows(self) -> OwnRows | None:
         """What it is put together from; None once it was read, because a reader may write to it."""
-        return None if self.__dict__["_live"] is not None else self.__dict__["_own"]
+        return self.__dict__["_own"]
 
     def _read(self) -> np.ndarray:
-        return self.__dict__["_own"].whole().numpy()
+        whole = self.__dict__["_own"].whole().numpy()
+        self.__dict__["_own"] = None
+        return whole
 
 
 class NoisedArray(UnreadArray):
@@ -159,7 +178,8 @@ class NoisedArray(UnreadArray):
 
     def _read(self) -> np.ndarray:
         reply, name = self.__dict__["_part"]
-        return reply.read()[name].numpy()
+        # A copy: a mean it was part of is taken apart by what was read, not by what became of it.
+        return reply.read()[name].numpy().copy()
 
 
 def unread_of(arrays: ArrayRecord) -> Unread | None:
@@ -226,6 +246,11 @@ def to_record(parameters: Trained | Unread) -> ArrayRecord:
     )
 
 
+def to_kept_record(parameters: Mapping[str, Tensor]) -> ArrayRecord:
+    """The same, for a record whose readers may write to what they read."""
+    return filled({name: KeptArray(p.detach().cpu().numpy()) for name, p in parameters.items()})
+
+
 def filled(arrays: Mapping[str, Array]) -> ArrayRecord:
     """An `ArrayRecord` of arrays as they are.
 
@@ -244,7 +269,10 @@ def to_parameters(
 
     Flower's adaptive optimizers return float64; the model stays in its own precision.
     """
-    arrays = {name: np.asarray(array.numpy()) for name, array in record.items()}
+    arrays = {
+        name: array.live if isinstance(array, LiveArray) else np.asarray(array.numpy())
+        for name, array in record.items()
+    }
     if like is None:
         return {name: _tensor(array) for name, array in arrays.items()}
     return {name: _tensor(arrays[name]).to(tensor.dtype) for name, tensor in like.items()}

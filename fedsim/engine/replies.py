@@ -158,7 +158,7 @@ class Sent:
         if reply is None:
             return False
         for name, trained in reply.trained.items():
-            owed = reply.owed[name]
+            owed = reply.noise.owed[name]
             noise = float(owed.sum()) * self.arrays[name].size / owed.numel()
             # (a + b)^2 <= 2 a^2 + 2 b^2; noise is never ten times as long as expected.
             if not np.isfinite(2 * self._square(name, trained) + 200 * noise):

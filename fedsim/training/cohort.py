@@ -4,12 +4,14 @@ Devices become one stack and run through the same three functions of a local pro
 alone. Those with the most steps come first: a device that has taken its last step leaves at the
 end of the stack, so that nobody is trained for longer than they would be alone. Results equal
 those of `LocalTrainer.train` up to rounding; noise is one draw a step for the whole stack, for rows
-of the table one before a step that reads them and one at the end, and equal to it in distribution.
+of the table one before a step that reads them, and equal to it in distribution. That of the last
+step, and what rows of the table have not had by then, replies owe (`fedsim.training.unread`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,11 +23,11 @@ from fedsim.population.examples import Examples
 from fedsim.rng import stream
 from fedsim.training.dpsgd import DPSGD
 from fedsim.training.kernel import clipped_gradient
-from fedsim.training.own_rows import OwnRows, Trained
+from fedsim.training.own_rows import OwnRows
 from fedsim.training.procedures import LocalProcedure, State
 from fedsim.training.stacking import StackedBatches, copies, on, part
 from fedsim.training.trainer import LocalResult, LocalTrainer
-from fedsim.training.unread import Draw, Unread
+from fedsim.training.unread import Unread
 
 HERE = torch.device("cpu")
 
@@ -92,8 +94,10 @@ def train_together(
     # A private step that meets nobody's example leaves them as they are.
     state |= {name: state[name].to(where).expand(busy) for name in ("loss", "seen")}
     if late:
-        state["owed"] = torch.zeros(busy, device=where)
-        state["late"] = {n: torch.zeros(own.shape[:2], device=where) for n, own in words.items()}
+        # Variances may be too small for float32 where deviations are not.
+        nothing = partial(torch.zeros, dtype=torch.float64, device=where)
+        state["owed"] = nothing(busy)
+        state["late"] = {name: nothing(own.shape[:2]) for name, own in words.items()}
         for batch in batches if words else ():
             batch["reads"] = _reads(batch["token_ids"], max(map(len, used)) + 1)
     still = [len(batch["size"]) for batch in batches]
@@ -105,14 +109,15 @@ def train_together(
         if going_on < active:
             ended.insert(0, part(state, going_on, active))
             state = part(state, 0, going_on)
-    table = None if name is None else parameters[name].detach()
-    ends = [end for stack in ended for end in _ends(procedure, stack)]
+    ends = (end for stack in ended for end in _ends(procedure, stack))
     results = []
     for k, (device, examples, end) in enumerate(zip(devices, held, ends, strict=False)):
+        if name is not None:
+            end.to_table(name, parameters[name].detach(), torch.from_numpy(used[k]))
         draw = partial(stream, trainer.seed, round=round, device=device)
-        rows = {} if table is None or name is None else {name: (table, torch.from_numpy(used[k]))}
-        seen, loss = end.seen, end.loss / end.seen if end.seen else 0
-        results.append(LocalResult(end.reply(rows, draw), len(examples), seen, loss))
+        reply = Unread(end.trained, end.owed, draw) if end.owed else end.trained
+        loss = end.loss / end.seen if end.seen else 0
+        results.append(LocalResult(reply, len(examples), end.seen, loss))
     return results + idle
 
 
@@ -139,40 +144,34 @@ def _reads(token_ids: Tensor, rows: int) -> Tensor:
     return torch.from_numpy(np.flatnonzero(read))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class _End:
     """A device of a stack after its last step.
 
     Attributes:
-      parameters: by name; of a table, the rows the device has, and one that nobody reads.
-      owed: variance of the noise that each parameter lacks; those of a table's rows, (rows, 1).
+      trained: parameters; of a table at first the rows the device has, and such as nobody reads.
+      owed: variance of the noise that each of them lacks, (), or (rows, 1) of a table.
       seen: real examples met.
       loss: sum of their losses.
     """
 
-    parameters: Parameters
+    trained: dict[str, Any]
     owed: dict[str, Tensor]
     seen: float
     loss: float
 
-    def reply(self, tables: Mapping[str, tuple[Tensor, Tensor]], draw: Draw) -> Trained | Unread:
-        """What it sends back; tables are as they were received, with the rows that it has."""
-        trained: dict[str, Tensor | OwnRows] = {**self.parameters}
-        owed = {**self.owed}
-        for name, (received, rows) in tables.items():
-            own = OwnRows(received, rows, self.parameters[name][: len(rows)])
-            trained[name] = own
-            if owed:
-                each = self.owed[name]
-                owed[name] = OwnRows(
-                    each[-1:].expand(len(received), 1), rows, each[: len(rows)]
-                ).whole()
-        return Unread(trained, owed, draw) if owed else trained
+    def to_table(self, name: str, received: Tensor, rows: Tensor) -> None:
+        """Put the device's rows, (n,), where they are in the table that was received."""
+        self.trained[name] = OwnRows(received, rows, self.trained[name][: len(rows)])
+        if self.owed:
+            own = self.owed[name]
+            others = own[-1:].expand(len(received), 1)
+            self.owed[name] = OwnRows(others, rows, own[: len(rows)]).whole()
 
 
 def _ends(procedure: LocalProcedure, state: State) -> list[_End]:
     """The devices of a stack; waits for where they are."""
-    own = {name: p.cpu() for name, p in procedure.finish(state).items()}
+    own = {name: p.detach().cpu() for name, p in procedure.finish(state).items()}
     owed = {}
     if "noise" in state and "owed" in state:
         owed = dict.fromkeys(own, state["owed"].cpu())
@@ -180,7 +179,7 @@ def _ends(procedure: LocalProcedure, state: State) -> list[_End]:
     each = zip(state["seen"].tolist(), state["loss"].tolist(), strict=True)
     return [
         _End(
-            parameters={name: p[k] for name, p in own.items()},
+            trained={name: p[k] for name, p in own.items()},
             owed={name: variance[k] for name, variance in owed.items()},
             seen=seen,
             loss=loss,

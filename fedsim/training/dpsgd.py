@@ -175,11 +175,12 @@ class DPSGD:
                 bits = bits + clip_bits(clipped.factors, terms.batch["weight"])
         rate = -self.learning_rate / expected
         kept = 1 - self.learning_rate * self.proximal_mu
+        added = (rate * noise.sum * clip_norm).double() ** 2
         for variance in late.values():
-            variance.mul_(kept**2).add_(over((rate * noise.sum * clip_norm) ** 2, variance))
+            variance.mul_(kept**2).add_(over(added, variance))
         if "drawing" in state:
             last = slice(int(state["drawing"]), None)
-            state["owed"][last] = ((rate * noise.sum * clip_norm) ** 2)[last]
+            state["owed"][last] = added[last]
         for name, p in parameters.items():
             away = p - state["anchor"][name] if self.proximal_mu else None
             p.addcmul_(total[name], over(rate, p).to(total[name].dtype))
@@ -231,14 +232,15 @@ class DPSGD:
             return wide, bits
         source = resumed(state["noise"], expected.device) if self._seeded else None
         deviation = noise.sum * state.get("clip_norm", self.clip_norm)
-        if going_on == devices and not isinstance(deviation, Tensor):
+        places = [wide[name] for name in now]
+        if going_on < devices:
+            places = [place[:going_on] for place in places] if going_on else []
+            if isinstance(deviation, Tensor):
+                deviation = deviation.expand(devices)[:going_on]
+        elif not isinstance(deviation, Tensor):
             # One draw for all parameters at once.
             places = memory
-        else:
-            places = [wide[name][:going_on] if going_on < devices else wide[name] for name in now]
-            if isinstance(deviation, Tensor) and going_on < devices:
-                deviation = deviation[:going_on]
-        for place in places if going_on else ():
+        for place in places:
             fill(place, deviation, source)
         if self.adaptive:
             fill(bits, noise.bits, source)

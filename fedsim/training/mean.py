@@ -32,33 +32,21 @@ Reply = Mapping[str, Part] | Unread
 """What a device sent back."""
 
 
-def alike(replies: Sequence[Reply]) -> bool:
-    """Whether all replies have arrays of the same names, shapes and kinds of real number."""
-    terms = [_terms(reply) for reply in replies]
-    return all(
-        each.keys() == terms[0].keys()
-        and all(
-            term.array.dtype == terms[0][name].array.dtype
-            and term.array.dtype in (np.float32, np.float64)
-            and term.array.shape == terms[0][name].array.shape
-            and term.array.flags.c_contiguous
-            for name, term in each.items()
-        )
-        for each in terms
-    )
-
-
 def weighted_sum(
     replies: Sequence[Reply], shares: Sequence[float], map: Map = map
-) -> dict[str, np.ndarray]:
+) -> dict[str, np.ndarray] | None:
     """sum_k share_k x reply_k of every name.
 
     Replies whose noise nobody has read get that of the sum, in one draw.
 
     Args:
-      replies: at least one, all `alike`.
+      replies: at least one.
       shares: weight of each.
       map: on which the work is done; each call is short, and holds no lock.
+
+    Returns:
+      None where the replies do not all have arrays of the same names, shapes and kinds of number,
+      float32 or float64; nothing is drawn then.
 
     Example:
       >>> one, other = ({"w": np.full(2, value)} for value in (1.0, 4.0))
@@ -66,6 +54,8 @@ def weighted_sum(
       [1.5, 1.5]
     """
     terms = [_terms(reply) for reply in replies]
+    if not _alike(terms):
+        return None
     sums = {name: np.empty_like(term.array) for name, term in terms[0].items()}
     pieces = [
         piece
@@ -97,6 +87,22 @@ class _Term(NamedTuple):
         if isinstance(part, OwnRows):
             return cls(*(own.numpy() for own in part))
         return cls(part.numpy() if isinstance(part, Tensor) else part)
+
+
+def _alike(replies: Sequence[Mapping[str, _Term]]) -> bool:
+    """Whether sums can be taken entry by entry."""
+    first = replies[0]
+    return all(
+        terms.keys() == first.keys()
+        and all(
+            term.array.dtype == first[name].array.dtype
+            and term.array.dtype in (np.float32, np.float64)
+            and term.array.shape == first[name].array.shape
+            and term.array.flags.c_contiguous
+            for name, term in terms.items()
+        )
+        for terms in replies
+    )
 
 
 def _terms(reply: Reply) -> dict[str, _Term]:

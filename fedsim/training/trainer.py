@@ -55,7 +55,7 @@ class LocalResult(NamedTuple):
     def parameters(self) -> Parameters:
         """What was trained, as whole tensors with their noise.
 
-        A table of which only rows are new is copied.
+        A table of which only rows are new is copied whenever it is asked for.
         """
         return self.trained.read() if isinstance(self.trained, Unread) else whole(self.trained)
 
@@ -125,7 +125,7 @@ class LocalTrainer:
         for batch in self.batches(held, device=device, round=round):
             state = procedure.step(state, batch)
         values = procedure.finish(state)
-        trained = values | {n: own._replace(values=values[n]) for n, own in used.items()}
+        trained = values | {n: own._replace(values=values[n].detach()) for n, own in used.items()}
         seen = float(state["seen"])
         loss = float(state["loss"]) / seen if seen else 0.0
         return LocalResult(trained, len(held), seen, loss)

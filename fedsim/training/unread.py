@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fedsim.models.joint import Parameters
 from fedsim.training.gaussian import Source, opened, resumed
-from fedsim.training.own_rows import Trained
+from fedsim.training.own_rows import Trained, whole
 
 HERE = torch.device("cpu")
 
@@ -42,7 +42,8 @@ class Unread:
     """
 
     def __init__(self, trained: Trained, owed: Mapping[str, Tensor], draw: Draw) -> None:
-        self.trained, self.owed, self._draw = trained, owed, draw
+        self.trained = trained
+        self.noise = _Noise(owed, draw)
         self._read: Parameters = {}
         self._mean: _Mean | None = None
 
@@ -52,14 +53,17 @@ class Unread:
         return not self._read and self._mean is None
 
     def read(self) -> Parameters:
-        """The parameters with their noise, whole; always the same tensors."""
-        if not self._read:
-            (self._mean or _Mean({self: 1.0}, {})).part()
-        return self._read
+        """The parameters with their noise, whole; always the same tensors.
 
-    def source(self, purpose: str) -> Source:
-        """Of the noise of this reply, or of a mean that it is the first of."""
-        return resumed(opened(self._draw(purpose), HERE), HERE)
+        The first that is read of a mean costs as much as reading all of it.
+        """
+        if not self._read:
+            noise = self.noise.drawn(self.trained)
+            for name, p in whole(self.trained).items():
+                if self._mean is not None:
+                    self._mean.bring_along(noise[name], name, self.noise)
+                self._read[name] = noise[name].add_(p)
+        return self._read
 
 
 def mean_noise(members: Iterable[tuple[Unread, float]]) -> Parameters:
@@ -73,64 +77,68 @@ def mean_noise(members: Iterable[tuple[Unread, float]]) -> Parameters:
     for reply, share in members:
         shares[reply] = shares.get(reply, 0.0) + share
     first = next(iter(shares))
+    mean = _Mean({reply.noise: share for reply, share in shares.items()}, first.trained)
     # A reply comes first in one mean at most: after that it is no longer waiting.
-    source = first.source("example-noise-mean")
-    drawn = {
-        name: _drawn(p if isinstance(p, Tensor) else p.received, source)
-        for name, p in first.trained.items()
-    }
-    mean = _Mean(shares, drawn)
-    for name, noise in drawn.items():
-        noise.mul_(mean.variance(name).sqrt().to(noise.dtype))
+    drawn = mean.draw(first.noise)
     for reply in shares:
         reply._mean = mean
     return drawn
 
 
-class _Mean:
-    """Replies of which nothing was read but their mean, with what was drawn for it by name.
+class _Noise:
+    """Independent normal numbers that one reply is owed."""
 
-    Nothing was drawn for a reply that is read by itself.
+    def __init__(self, owed: Mapping[str, Tensor], draw: Draw) -> None:
+        self.owed, self._draw = owed, draw
+
+    def source(self, purpose: str) -> Source:
+        return resumed(opened(self._draw(purpose), HERE), HERE)
+
+    def drawn(self, like: Trained) -> Parameters:
+        """Of every parameter; the same whenever it is asked for."""
+        return _drawn(like, self.source("example-noise-read"), self.owed)
+
+
+class _Mean:
+    """What was drawn for the mean of replies.
+
+    It knows their noises and not the replies, which are freed as soon as nobody holds them.
     """
 
-    def __init__(self, shares: Mapping[Unread, float], drawn: Parameters) -> None:
-        self._shares, self._drawn = shares, drawn
+    def __init__(self, shares: Mapping[_Noise, float], like: Trained) -> None:
+        self._shares, self._like = shares, like
+        self._variances: dict[str, Tensor] = {}
+        for name in like:
+            total = torch.zeros((), dtype=torch.float64)
+            for noise, share in shares.items():
+                total = total + share**2 * noise.owed[name].double()
+            self._variances[name] = total
+        self._drawn: Parameters = {}
+        self._away: Parameters = {}
 
-    def variance(self, name: str) -> Tensor:
-        """Of the noise of the mean."""
-        each = self._shares.items()
-        return torch.stack([share**2 * reply.owed[name].double() for reply, share in each]).sum(0)
+    def draw(self, first: _Noise) -> Parameters:
+        """The noise of the mean, from a stream of one of its replies."""
+        self._drawn = _drawn(self._like, first.source("example-noise-mean"), self._variances)
+        return self._drawn
 
-    def part(self) -> None:
-        """Read all replies: each gets noise of its own, moved so that it goes with the mean's."""
-        sources = {reply: reply.source("example-noise-read") for reply in self._shares}
-        read = {reply: _own(reply.trained) for reply in self._shares}
-        for name in next(iter(read.values())):
-            noise = {}
-            for reply, source in sources.items():
-                drawn = _drawn(read[reply][name], source)
-                noise[reply] = drawn.mul_(reply.owed[name].sqrt().to(drawn.dtype))
-            if name in self._drawn:
-                away = self._drawn[name].clone()
-                for reply, share in self._shares.items():
-                    away.sub_(noise[reply], alpha=share)
-                variance = self.variance(name)
-                for reply, share in self._shares.items():
-                    goes_with = share * reply.owed[name].double() / variance
-                    noise[reply].addcmul_(away, goes_with.to(away.dtype))
-            for reply, own in noise.items():
-                read[reply][name].add_(own)
-        for reply, parameters in read.items():
-            reply._read = parameters
+    def bring_along(self, noise: Tensor, name: str, of: _Noise) -> None:
+        """Move a reply's noise so that it goes with the mean's, in place."""
+        if not self._away:
+            self._away = {name: drawn.clone() for name, drawn in self._drawn.items()}
+            for each, share in self._shares.items():
+                for other, own in each.drawn(self._like).items():
+                    self._away[other].sub_(own, alpha=share)
+        # Where nothing is owed, nothing goes along.
+        goes_with = (self._shares[of] * of.owed[name].double() / self._variances[name]).nan_to_num()
+        noise.addcmul_(self._away[name], goes_with.to(noise.dtype))
 
 
-def _drawn(like: Tensor, source: Source) -> Tensor:
-    """Normal numbers of variance 1."""
-    drawn = torch.empty(like.shape, dtype=like.dtype)
-    source.fill(drawn, 1.0)
+def _drawn(like: Trained, source: Source, variances: Mapping[str, Tensor]) -> Parameters:
+    """Normal numbers of the shapes of parameters."""
+    drawn = {}
+    for name, p in like.items():
+        kept = p if isinstance(p, Tensor) else p.received
+        drawn[name] = torch.empty(kept.shape, dtype=kept.dtype)
+        source.fill(drawn[name], 1.0)
+        drawn[name].mul_(variances[name].sqrt().to(kept.dtype))
     return drawn
-
-
-def _own(trained: Trained) -> Parameters:
-    """Whole tensors that may be written to."""
-    return {n: p.clone() if isinstance(p, Tensor) else p.whole() for n, p in trained.items()}

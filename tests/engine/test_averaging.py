@@ -156,6 +156,7 @@ ODD = {
     "another dtype": [reply(1, w=ONES), reply(2, w=ONES.astype(np.float64))],
     "a transposed array": [reply(1, w=np.ones((2, 3), np.float32)) for _ in range(2)],
     "other names": [reply(1, w=ONES), reply(2, w=ONES, b=ONES)],
+    "a weight of NumPy's": [reply(np.float64(1), w=ONES), reply(2, w=ONES * 0.1)],
     "values that are not finite": [reply(1, w=ONES * np.inf), reply(2, w=ONES * -np.inf)],
 }
 

@@ -1,5 +1,6 @@
 """Cohorts as stacks behind a grid: the same run as `LocalGrid`'s, whatever fails on the way."""
 
+import copy
 import json
 import logging
 from dataclasses import replace
@@ -7,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from flwr.app import Array, ArrayRecord
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedProx
 from torch import nn
@@ -169,6 +171,63 @@ def test_whoever_looks_at_private_replies_sees_what_their_mean_is_of(first):
         runs.append(run)
     assert len({run.summary["model_sha256"] for run in runs}) == 1
     assert seen[0] and all(map(np.array_equal, seen[0], seen[2]))
+
+
+class Looking:
+    """A probe that looks at replies."""
+
+    def __init__(self):
+        self.seen = []
+
+    def observe(self, round, period, parameters, said):
+        self.seen.append({device: read() for device, read in said.items()})
+
+    def __call__(self, finished):
+        return {}
+
+
+def test_an_observer_of_private_replies_changes_nothing_and_sees_what_the_mean_is_of():
+    private = NLUClient(privacy=ExampleLevel(noise_multiplier=1.0), batch_size=8)
+    probe, strategy = Looking(), FedAvg(fraction_train=0.5, min_train_nodes=2)
+    fields = {"client": private, "strategy": strategy, "schedule": Static(rounds=1)}
+    alone = simulation(**fields).run(progress=False)
+    watched = simulation(**fields, probes=[probe]).run(progress=False)
+    assert watched.summary["model_sha256"] == alone.summary["model_sha256"]
+    (seen,) = probe.seen
+    weights = PEOPLE.activity(0)[list(seen)]
+    for name, p in watched.parameters.items():
+        mean = np.average([own[name].numpy() for own in seen.values()], axis=0, weights=weights)
+        np.testing.assert_allclose(p.numpy(), mean, atol=1e-5)
+
+
+class Folding(FedAvg):
+    """Folds replies into the arrays that it was handed, as it may with Flower's own."""
+
+    def __init__(self, copying):
+        super().__init__(fraction_train=0.5, min_train_nodes=2)
+        self.copying = copying
+
+    def configure_train(self, server_round, arrays, config, grid):
+        self.now = {name: array.numpy() for name, array in arrays.items()}
+        if self.copying:
+            self.now = copy.deepcopy(self.now)
+        return super().configure_train(server_round, arrays, config, grid)
+
+    def aggregate_train(self, server_round, replies):
+        for reply in replies:
+            for name, array in reply.content["arrays"].items():
+                self.now[name] += 0.1 * (array.numpy() - self.now[name])
+        return ArrayRecord({name: Array(value) for name, value in self.now.items()}), None
+
+
+def test_what_a_strategy_does_to_the_arrays_it_is_handed_changes_nothing_for_devices():
+    runs = [
+        simulation(strategy=Folding(copying), engine=engine).run(progress=False)
+        for engine in ("local", "batched")
+        for copying in (False, True)
+    ]
+    digests = [run.summary["model_sha256"] for run in runs]
+    assert digests[0] == digests[1] and digests[2] == digests[3]
 
 
 def test_a_plain_run_is_that_of_the_local_engine_in_chunks_as_large_as_fits(tmp_path, local):

@@ -19,6 +19,7 @@ from fedsim.training import (
     procedures,
 )
 from fedsim.training.cohort import in_turn, train_together
+from fedsim.training.mean import weighted_sum
 
 EVERYONE = range(len(HELD))
 NULL = np.arange(sum(HELD)) % 3 == 0
@@ -215,8 +216,12 @@ def test_noise_of_each_device_has_the_stated_size_and_is_its_own():
     assert abs(correlation) < 5 / len(together[0]) ** 0.5
 
 
-@pytest.mark.parametrize("adaptive", [None, AdaptiveClipping()], ids=["fixed", "adaptive"])
-@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize(
+    "adaptive",
+    [None, AdaptiveClipping(), AdaptiveClipping(bit_noise=3.0)],
+    ids=["fixed", "adaptive", "bit noise"],
+)
+@pytest.mark.parametrize("steps", [1, 3, None], ids=["one step", "three steps", "epochs"])
 def test_rows_of_the_table_have_as_much_noise_as_all_other_parameters(adaptive, steps):
     """Of devices whose records are null: their words are read, and only noise moves anything."""
     null = PEOPLE.nulled(np.ones(sum(HELD), bool))
@@ -277,6 +282,18 @@ def test_rows_that_nobody_reads_have_the_noise_of_all_steps(mu, privacy):
     assert abs(float(together.square().mean()) - 1) < 5 * (2 / len(together)) ** 0.5
     assert abs(float(together.mean())) < 5 / len(together) ** 0.5
     assert all((each != 0).all() for each in scaled)
+
+
+def test_a_tiny_last_noise_is_a_number_before_and_after_a_mean():
+    """Deviations of 1e-24, whose squares are 0 in float32."""
+    own = private_trainer(noise_multiplier=1.0, decay=NoiseDecay(factor=0.1))
+    own = replace(own, local_steps=25)
+    for averaged in (False, True):
+        replies = train_together(own, parameters_of(BILSTM), [4, 2], period=0, round=1)
+        if averaged:
+            weighted_sum([reply.trained for reply in replies], [0.5, 0.5])
+        for reply in replies:
+            assert all(torch.isfinite(p).all() for p in reply.parameters.values())
 
 
 def test_devices_and_rounds_have_late_noise_of_their_own():

@@ -1,6 +1,8 @@
 """Claims about noise that is drawn when a reply is read: whatever is read, in whatever order, is
 distributed as if every device had drawn its noise before it replied."""
 
+import gc
+import weakref
 from functools import partial
 
 import numpy as np
@@ -124,6 +126,26 @@ def test_a_mean_is_that_of_the_replies_as_they_are_read(seed, weights, read, var
             np.testing.assert_allclose(total[name], value, rtol=1e-4, atol=3e-5 * scale)
         again = weighted_sum([replies[0].read()], shares[:1])[name]
         np.testing.assert_allclose(part[name], again, rtol=1e-4, atol=3e-5 * scale)
+
+
+def test_replies_of_a_mean_are_freed_as_soon_as_nobody_holds_them():
+    replies = cohort(size=3)
+    weighted_sum(replies, SHARES)
+    one, gone = replies[0], [weakref.ref(reply) for reply in replies[1:]]
+    gc.disable()
+    try:
+        del replies
+        assert [each() for each in gone] == [None, None]
+    finally:
+        gc.enable()
+    assert torch.isfinite(one.read()["w"]).all()
+
+
+def test_nothing_owed_is_nothing_added():
+    replies = [reply(k, 0.0, size=4) for k in range(2)]
+    weighted_sum(replies, [0.5, 0.5])
+    for each in replies:
+        assert all(torch.equal(p, whole(each.trained)[n]) for n, p in each.read().items())
 
 
 def test_no_number_of_noise_comes_twice():
