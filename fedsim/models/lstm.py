@@ -136,11 +136,8 @@ class _Recurrence(torch.autograd.Function):
             count = a.shape[1]
             if h is not None:
                 x[..., width:] = h[:, :count]
-            if a.dtype == x.dtype:
-                torch.baddbmm(start, x, doubled, out=a)
-            else:
-                a.copy_(torch.baddbmm(start, x, doubled))
-            a.sigmoid_()
+            # Into memory of its own: into a part of each device's, it would be device by device.
+            torch.sigmoid(torch.baddbmm(start, x, doubled).to(a.dtype), out=a)
             i, f, g, o = a.split(hidden, 2)
             torch.add(minus_one, g, alpha=2, out=g)
             torch.mul(i, g, out=cell)
@@ -200,8 +197,9 @@ class _Recurrence(torch.autograd.Function):
             torch.ops.aten.tanh_backward.grad_input(dg, g, grad_input=into[2])
             for slope_of, gate, out in ((di, i, into[0]), (df, f, into[1]), (do, o, into[3])):
                 torch.ops.aten.sigmoid_backward.grad_input(slope_of, gate, grad_input=out)
-            torch.bmm(d.to(weight.dtype), weight, out=s)
-            dh = s[..., width:]
+            both = torch.bmm(d.to(weight.dtype), weight)
+            s.copy_(both)
+            dh = both[..., width:]
         gradients = [slope[..., :width], None, None, None, None, None]
         if ctx.needs_input_grad[4]:
             gradients[4] = delta
