@@ -51,7 +51,7 @@ class Round:
       dev_scorer: likewise on the dev set.
       account: the ledgers that strategy and devices are charged to.
       map: applies a function to items on the threads of this process.
-      observers: look at the replies before they are aggregated.
+      observers: look at the replies as they came in.
     """
 
     strategy: Strategy

@@ -76,13 +76,11 @@ def mean_noise(members: Iterable[tuple[Unread, float]]) -> Parameters:
     shares: dict[Unread, float] = {}
     for reply, share in members:
         shares[reply] = shares.get(reply, 0.0) + share
-    first = next(iter(shares))
-    mean = _Mean({reply.noise: share for reply, share in shares.items()}, first.trained)
-    # A reply comes first in one mean at most: after that it is no longer waiting.
-    drawn = mean.draw(first.noise)
+    like = next(iter(shares)).trained
+    mean = _Mean({reply.noise: share for reply, share in shares.items()}, like)
     for reply in shares:
         reply._mean = mean
-    return drawn
+    return mean.drawn
 
 
 class _Noise:
@@ -103,30 +101,30 @@ class _Mean:
     """What was drawn for the mean of replies.
 
     It knows their noises and not the replies, which are freed as soon as nobody holds them.
+
+    Attributes:
+      drawn: the noise of the mean.
     """
 
     def __init__(self, shares: Mapping[_Noise, float], like: Trained) -> None:
-        self._shares, self._like = shares, like
+        self._shares = shares
         self._variances: dict[str, Tensor] = {}
         for name in like:
             total = torch.zeros((), dtype=torch.float64)
             for noise, share in shares.items():
                 total = total + share**2 * noise.owed[name].double()
             self._variances[name] = total
-        self._drawn: Parameters = {}
+        # A reply comes first in one mean at most: after that it is no longer waiting.
+        source = next(iter(shares)).source("example-noise-mean")
+        self.drawn = _drawn(like, source, self._variances)
         self._away: Parameters = {}
-
-    def draw(self, first: _Noise) -> Parameters:
-        """The noise of the mean, from a stream of one of its replies."""
-        self._drawn = _drawn(self._like, first.source("example-noise-mean"), self._variances)
-        return self._drawn
 
     def bring_along(self, noise: Tensor, name: str, of: _Noise) -> None:
         """Move a reply's noise so that it goes with the mean's, in place."""
         if not self._away:
-            self._away = {name: drawn.clone() for name, drawn in self._drawn.items()}
+            self._away = {name: drawn.clone() for name, drawn in self.drawn.items()}
             for each, share in self._shares.items():
-                for other, own in each.drawn(self._like).items():
+                for other, own in each.drawn(self.drawn).items():
                     self._away[other].sub_(own, alpha=share)
         # Where nothing is owed, nothing goes along.
         goes_with = (self._shares[of] * of.owed[name].double() / self._variances[name]).nan_to_num()
