@@ -19,7 +19,7 @@ from flwr.app import ArrayRecord, RecordDict
 from flwr.serverapp.strategy import fedavg, multikrum
 from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 
-from fedsim.engine.flower import KeptArray, RowsArray, filled, unread_of
+from fedsim.engine.flower import KeptArray, filled, own_rows, seen, unread_of
 from fedsim.training.mean import Map, Reply, weighted_sum
 
 _workers: ContextVar[Map | None] = ContextVar("workers", default=None)
@@ -74,6 +74,4 @@ def _reply(content: RecordDict) -> Reply | None:
     if len(content.array_records) != 1:
         return None
     (arrays,) = content.array_records.values()
-    rows = {n: a.rows if isinstance(a, RowsArray) else None for n, a in arrays.items()}
-    unread = unread_of(arrays)
-    return unread or {n: arrays[n].numpy() if own is None else own for n, own in rows.items()}
+    return unread_of(arrays) or {n: own_rows(a) or seen(a) for n, a in arrays.items()}

@@ -25,7 +25,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from torch import Tensor
 
 from fedsim.training.own_rows import OwnRows, Trained
-from fedsim.training.unread import Unread
+from fedsim.training.unread import Noised, Unread
 
 Kind = TypeVar("Kind", ArrayRecord, MetricRecord, ConfigRecord)
 
@@ -132,64 +132,45 @@ class UnreadArray(LiveArray):
     A copy of it is an ordinary array: what is read of both must be the same.
     """
 
-    def __init__(self, received: Tensor) -> None:
-        shape, name = tuple(received.shape), _name(received.numpy().dtype)
-        self.__dict__.update(dtype=name, shape=shape, stype="numpy.ndarray", _live=None)
+    def __init__(self, part: OwnRows | Noised) -> None:
+        shape, name = tuple(part.received.shape), _name(part.received.numpy().dtype)
+        self.__dict__.update(dtype=name, shape=shape, stype="numpy.ndarray", _live=None, _part=part)
+
+    @property
+    def part(self) -> OwnRows | Noised | None:
+        """What it is put together from; None once it was read, because a reader may write to it."""
+        return self.__dict__["_part"]
 
     @property
     def live(self) -> np.ndarray:
         """The whole array; always the same buffer, which a reader of `numpy()` may write to."""
-        if self.__dict__["_live"] is None:
-            self.__dict__["_live"] = self._read()
+        if self.part is not None:
+            self.__dict__.update(_live=self.part.whole().numpy(), _part=None)
         return self.__dict__["_live"]
-
-    def _read(self) -> np.ndarray:
-        raise NotImplementedError
 
     def __reduce__(self) -> tuple[type[LiveArray], tuple[np.ndarray]]:
         return LiveArray, (self.numpy(),)
 
 
-class RowsArray(UnreadArray):
-    """A table of which a few rows are new."""
-
-    def __init__(self, own: OwnRows) -> None:
-        super().__init__(own.received)
-        self.__dict__["_own"] = own
-
-    @property
-    def rows(self) -> OwnRows | None:
-        """What it is put together from; None once it was read, because a reader may write to it."""
-        return self.__dict__["_own"]
-
-    def _read(self) -> np.ndarray:
-        whole = self.__dict__["_own"].whole().numpy()
-        self.__dict__["_own"] = None
-        return whole
+def seen(array: Array) -> np.ndarray:
+    """The values of an array, to look at and not to write to: without a copy where there is one."""
+    return array.live if isinstance(array, LiveArray) else array.numpy()
 
 
-class NoisedArray(UnreadArray):
-    """One array of a reply that gets its noise when any of its arrays is read."""
-
-    def __init__(self, reply: Unread, name: str) -> None:
-        trained = reply.trained[name]
-        super().__init__(trained if isinstance(trained, Tensor) else trained.received)
-        self.__dict__["_part"] = reply, name
-
-    def _read(self) -> np.ndarray:
-        reply, name = self.__dict__["_part"]
-        # A copy: a mean it was part of is taken apart by what was read, not by what became of it.
-        return reply.read()[name].numpy().copy()
+def own_rows(array: Array) -> OwnRows | None:
+    """The rows that are new in a table which nobody has read yet."""
+    part = array.part if isinstance(array, UnreadArray) else None
+    return part if isinstance(part, OwnRows) else None
 
 
 def unread_of(arrays: ArrayRecord) -> Unread | None:
     """The reply whose noise nobody has read yet, if these arrays are all of it, and no others."""
-    held = {n: a.__dict__["_part"] for n, a in arrays.items() if isinstance(a, NoisedArray)}
-    if not held or held.keys() != arrays.keys():
+    parts = {n: a.part if isinstance(a, UnreadArray) else None for n, a in arrays.items()}
+    first = next(iter(parts.values()), None)
+    reply = first.reply if isinstance(first, Noised) else None
+    if reply is None or not reply.waiting:
         return None
-    reply, _ = next(iter(held.values()))
-    whole = {name: (reply, name) for name in reply.trained}
-    return reply if reply.waiting and held == whole else None
+    return reply if parts == {name: Noised(reply, name) for name in reply.trained} else None
 
 
 @cache
@@ -237,10 +218,10 @@ def records(content: RecordDict, kind: type[Kind]) -> dict[str, Kind]:
 def to_record(parameters: Trained | Unread) -> ArrayRecord:
     """Parameters as an `ArrayRecord` that shares their memory (CPU tensors)."""
     if isinstance(parameters, Unread):
-        return filled({name: NoisedArray(parameters, name) for name in parameters.trained})
+        return filled({name: UnreadArray(Noised(parameters, name)) for name in parameters.trained})
     return filled(
         {
-            name: RowsArray(p) if isinstance(p, OwnRows) else LiveArray(p.detach().cpu().numpy())
+            name: UnreadArray(p) if isinstance(p, OwnRows) else LiveArray(p.detach().cpu().numpy())
             for name, p in parameters.items()
         }
     )
@@ -269,10 +250,7 @@ def to_parameters(
 
     Flower's adaptive optimizers return float64; the model stays in its own precision.
     """
-    arrays = {
-        name: array.live if isinstance(array, LiveArray) else np.asarray(array.numpy())
-        for name, array in record.items()
-    }
+    arrays = {name: np.asarray(seen(array)) for name, array in record.items()}
     if like is None:
         return {name: _tensor(array) for name, array in arrays.items()}
     return {name: _tensor(arrays[name]).to(tensor.dtype) for name, tensor in like.items()}

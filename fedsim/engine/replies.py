@@ -22,9 +22,10 @@ from fedsim.engine.flower import (
     REPLY_EXPIRED,
     Content,
     LiveArray,
-    RowsArray,
+    own_rows,
     reason,
     records,
+    seen,
     unread_of,
 )
 from fedsim.plan import Failure
@@ -145,7 +146,7 @@ class Sent:
             if self._sound_unread(arrays):
                 return None
             for name, array in arrays.items():
-                own = array.rows if isinstance(array, RowsArray) else None
+                own = own_rows(array)
                 if own is not None and np.isfinite(self._square(name, own)):
                     continue
                 if fault := _array_fault(name, array, self.arrays[name]):
@@ -235,7 +236,7 @@ def _metrics_fault(metrics: MetricRecord, needs: str | None) -> str | None:
 def _array_fault(name: str, array: Array, sent: np.ndarray) -> str | None:
     """Why an array cannot stand in for the model's, or None."""
     try:
-        values = array.numpy()
+        values = seen(array)
     except Exception as error:  # Bytes from a device: NumPy may raise anything.
         return f"array {name} cannot be read: {reason(error)}"
     if values.shape != sent.shape:

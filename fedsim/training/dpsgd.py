@@ -175,12 +175,13 @@ class DPSGD:
                 bits = bits + clip_bits(clipped.factors, terms.batch["weight"])
         rate = -self.learning_rate / expected
         kept = 1 - self.learning_rate * self.proximal_mu
-        added = (rate * noise.sum * clip_norm).double() ** 2
-        for variance in late.values():
-            variance.mul_(kept**2).add_(over(added, variance))
-        if "drawing" in state:
-            last = slice(int(state["drawing"]), None)
-            state["owed"][last] = added[last]
+        if late or "drawing" in state:
+            added = (rate * noise.sum * clip_norm).double() ** 2
+            for variance in late.values():
+                variance.mul_(kept**2).add_(over(added, variance))
+            if "drawing" in state:
+                last = slice(int(state["drawing"]), None)
+                state["owed"][last] = added[last]
         for name, p in parameters.items():
             away = p - state["anchor"][name] if self.proximal_mu else None
             p.addcmul_(total[name], over(rate, p).to(total[name].dtype))

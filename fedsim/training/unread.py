@@ -10,6 +10,7 @@ distribution that it has where each device draws its noise itself.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -64,6 +65,23 @@ class Unread:
                     self._mean.bring_along(noise[name], name, self.noise)
                 self._read[name] = noise[name].add_(p)
         return self._read
+
+
+class Noised(NamedTuple):
+    """One parameter of a reply that gets its noise when any of its parameters is read."""
+
+    reply: Unread
+    name: str
+
+    @property
+    def received(self) -> Tensor:
+        """A tensor of its shape and kind of number."""
+        trained = self.reply.trained[self.name]
+        return trained if isinstance(trained, Tensor) else trained.received
+
+    def whole(self) -> Tensor:
+        """What is read of it, in memory of its own."""
+        return self.reply.read()[self.name].clone()
 
 
 def mean_noise(members: Iterable[tuple[Unread, float]]) -> Parameters:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fedsim.engine import averaging
 from fedsim.engine.averaging import means_on, weighted_mean
-from fedsim.engine.flower import LiveArray, RowsArray, filled, to_record
+from fedsim.engine.flower import LiveArray, UnreadArray, filled, to_record
 from fedsim.rng import stream
 from fedsim.training import mean
 from fedsim.training.own_rows import OwnRows
@@ -86,7 +86,7 @@ def test_tables_of_which_rows_are_new_count_as_if_they_were_whole(
         rows = np.flatnonzero(draw.random(table[0]) < draw.random())
         values = torch.from_numpy(draw.standard_normal((len(rows), table[1]), np.float32))
         own = OwnRows(received, torch.from_numpy(rows), values)
-        kept = LiveArray(own.whole().numpy()) if draw.random() < 0.2 else RowsArray(own)
+        kept = LiveArray(own.whole().numpy()) if draw.random() < 0.2 else UnreadArray(own)
         content = reply(weight)
         content["arrays"] = filled({"table": kept})
         replies.append(content)

@@ -12,7 +12,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from fedsim.engine.flower import (
     Content,
     LiveArray,
-    RowsArray,
+    UnreadArray,
     quiet,
     reason,
     task_identity,
@@ -58,16 +58,16 @@ def test_a_live_array_copies_nothing():
     assert np.array_equal(copy.deepcopy(LiveArray(values)).numpy(), values)
 
 
-def own_rows():
+def new_rows():
     received = torch.arange(6, dtype=torch.float32).reshape(3, 2)
     return OwnRows(received, torch.tensor([0, 2]), torch.full((2, 2), 9.0))
 
 
 def test_a_table_with_new_rows_looks_and_serialises_like_flowers_own():
     own = Array(np.float32([[9, 9], [2, 3], [9, 9]]))
-    assert RowsArray(own_rows()).data == own.data
-    assert RowsArray(own_rows()).object_id == own.object_id
-    table = RowsArray(own_rows())
+    assert UnreadArray(new_rows()).data == own.data
+    assert UnreadArray(new_rows()).object_id == own.object_id
+    table = UnreadArray(new_rows())
     assert (table.dtype, tuple(table.shape), table.stype) == (
         own.dtype,
         tuple(own.shape),
@@ -75,17 +75,17 @@ def test_a_table_with_new_rows_looks_and_serialises_like_flowers_own():
     )
     arrived = Array.inflate(table.deflate(), table.children)
     assert np.array_equal(arrived.numpy(), own.numpy())
-    assert np.array_equal(copy.deepcopy(RowsArray(own_rows())).numpy(), own.numpy())
+    assert np.array_equal(copy.deepcopy(UnreadArray(new_rows())).numpy(), own.numpy())
 
 
 def test_what_a_reader_writes_into_a_table_stays_there_and_what_was_received_stays_as_it_was():
-    rows = own_rows()
-    table = RowsArray(rows)
-    assert table.rows is rows
+    rows = new_rows()
+    table = UnreadArray(rows)
+    assert table.part is rows
     table.numpy()[:] = 5
-    assert table.rows is None
+    assert table.part is None
     assert (table.numpy() == 5).all()
-    assert torch.equal(rows.received, own_rows().received)
+    assert torch.equal(rows.received, new_rows().received)
 
 
 def test_a_record_shares_the_memory_of_the_parameters():
