@@ -69,6 +69,7 @@ def test_batches_are_those_of_the_experiment():
     assert 0 < len(device.real["weight"]) <= people.activity(0).max()
 
 
+@pytest.mark.usefixtures("data_folder")
 def test_rows_are_every_way_to_clip_at_every_noise_and_one_without():
     cases = cases_of(preset_options("paper"), epochs=3)
     assert [(c.options.corpus, c.setting, c.options.model) for c in cases][:4] == [
