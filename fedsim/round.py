@@ -92,6 +92,7 @@ class Round:
             parameters,
             # Selective writes the weights itself; a bare strategy reads them from the reply.
             needs=None if plan else getattr(self.strategy, "weighted_by_key", None),
+            map=self.map,
         )
         arrived = np.array([r.metadata.src_node_id for r in replies.valid], np.int64)
         failures = list(replies.failures)

@@ -15,10 +15,10 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-from flwr.app import ConfigRecord, Error, Message
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message
 from flwr.serverapp import Grid
 
-from fedsim.engine.flower import NODE_UNAVAILABLE, RAISED, records
+from fedsim.engine.flower import NODE_UNAVAILABLE, RAISED, Content, filled, records, seen
 from fedsim.engine.replies import DROPPED_OUT, LATE, REFUSAL, SIMULATED, SpoiledArray
 from fedsim.errors import require
 from fedsim.faults import Faults
@@ -181,13 +181,19 @@ def _spoiled(reply: Message, fate: str | None) -> Message:
     factor = {"nan": np.nan, "exploding": EXPLODED}.get(fate or "")
     if factor is None:
         return reply
-    for arrays in reply.content.array_records.values():
-        for name, array in arrays.items():
-            # What cannot be read or multiplied, or is not finite, is refused as it is, which is
-            # the device's own failure.
-            with suppress(Exception), np.errstate(over="ignore"):
-                values = array.numpy()
-                if np.isfinite(values).all():
-                    # A new array: an app may reply with the very buffers of the global model.
-                    arrays[name] = SpoiledArray(values * factor)
+    content = Content(dict(reply.content))
+    for key, arrays in records(reply.content, ArrayRecord).items():
+        # New records of new arrays: an app may reply with the very ones of the global model.
+        content[key] = filled({name: _times(array, factor) for name, array in arrays.items()})
+    reply.content = content
     return reply
+
+
+def _times(array: Array, factor: float) -> Array:
+    """An array that was fit for use, spoiled; what cannot be read or multiplied, or is not finite,
+    is refused as it is, which is the device's own failure."""
+    with suppress(Exception), np.errstate(over="ignore"):
+        values = seen(array)
+        if np.isfinite(values).all():
+            return SpoiledArray(values * factor)
+    return array

@@ -7,9 +7,9 @@ Replies are handed on in device order, because floating-point sums depend on it.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -89,6 +89,7 @@ def collect(
     asked: Iterable[int],
     parameters: Mapping[str, Tensor] | None = None,
     needs: str | None = None,
+    map: Callable[..., Iterable] = map,
 ) -> Collected:
     """Check the replies of one round.
 
@@ -101,10 +102,13 @@ def collect(
         where only metrics are expected.
       needs: the metric a strategy weighs replies by, a finite number >= 0 in each of them, or None.
         Where these sum to 0 or overflow, the strategy is given none.
+      map: applies a function to items, on as many threads as there are.
     """
     sent = None if parameters is None else Sent.of(parameters)
-    # Each is checked as it comes in, while other devices still train.
-    by_device = {r.metadata.src_node_id: (r, _failure(r, sent, needs)) for r in replies}
+    # Not one by one as they come in: that would take turns with devices that still train.
+    came = list(replies)
+    judged = map(partial(_failure, sent=sent, needs=needs), came)
+    by_device = {r.metadata.src_node_id: (r, f) for r, f in zip(came, judged, strict=True)}
     valid, failures = [], []
     for device in sorted(asked):
         if device not in by_device:
@@ -146,12 +150,24 @@ class Sent:
             if self._sound_unread(arrays):
                 return None
             for name, array in arrays.items():
-                own = own_rows(array)
-                if own is not None and np.isfinite(self._square(name, own)):
+                if self._sound(name, array):
                     continue
                 if fault := _array_fault(name, array, self.arrays[name]):
                     return fault
         return None
+
+    def _sound(self, name: str, array: Array) -> bool:
+        """Whether an array can be averaged, as far as that is seen without reading it."""
+        own = own_rows(array)
+        if own is not None:
+            return bool(np.isfinite(self._square(name, own)))
+        square = array.square if isinstance(array, LiveArray) else None
+        sent = self.arrays[name]
+        return (
+            square is not None
+            and (array.shape, array.dtype) == (sent.shape, str(sent.dtype))
+            and bool(np.isfinite(square))
+        )
 
     def _sound_unread(self, arrays: ArrayRecord) -> bool:
         """Whether a reply can be averaged whatever the noise will be that nobody has read yet."""

@@ -10,6 +10,7 @@ Rows are words, time step by time step, padding included (`fedsim.models.packing
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -19,6 +20,13 @@ from fedsim.models.packing import Packing, to_highest
 
 _kernel: Callable = torch.mkldnn_rnn_layer
 _mirror_image: Callable = torch.ops.aten.mkldnn_rnn_layer_backward.default
+
+# What cross-entropy consists of.
+_nll: Callable = torch.ops.aten.nll_loss_forward.default
+_nll_backward: Callable = torch.ops.aten.nll_loss_backward.default
+_log_softmax_backward: Callable = torch.ops.aten._log_softmax_backward_data.default
+_EACH, _NO_LABEL = 0, -1
+"""PyTorch's number for a loss of each row, and the label of rows that have none."""
 
 _PRESENT = torch.backends.mkldnn.is_available()
 """Whether this build of PyTorch has them."""
@@ -61,7 +69,7 @@ def descend(parameters: Parameters, batch: Batch, learning_rate: float) -> Tenso
         words = words.unflatten(0, ids.shape).sum(1)
     lstm = [parameters[name].unbind() for name in ("lstm_ih", "lstm_hh", "lstm_bias")]
     ways = [_Way(words, packing, i == 1, *own) for i, own in enumerate(zip(*lstm, strict=True))]
-    features = torch.cat([way.states for way in ways], dim=1).mul_(FEATURE_GAIN)
+    features = torch.cat([way.states for way in ways], dim=1)
     values = packing.timed(packing.kept(features, float("-inf")))
     pooled = values.amax(0)
     if not packing.full:
@@ -70,13 +78,13 @@ def descend(parameters: Parameters, batch: Batch, learning_rate: float) -> Tenso
         (parameters[f"{name}_weight"], parameters[f"{name}_bias"]) for name in ("intent", "slot")
     )
     lengths = packing.lengths.clamp(min=1)
-    rates = batch["weight"] * (learning_rate / batch["size"].clamp(min=1))
-    of_words = (rates / lengths).expand(packing.tokens, -1).flatten()
+    rates = batch["weight"] * (learning_rate / max(float(batch["size"]), 1.0))
+    of_words = (rates / lengths).repeat(packing.tokens)
     losses, of_pooled = _down(pooled, *intent_head, batch["intents"], rates)
     word_losses, of_features = _down(features, *slot_head, slots, of_words)
     losses += word_losses.view(packing.tokens, -1).sum(0) / lengths
     of_features += to_highest(values, pooled, of_pooled, 0).flatten(0, 1)
-    halves = of_features.mul_(FEATURE_GAIN).chunk(2, dim=1)
+    halves = of_features.chunk(2, dim=1)
     forth, back = (way.down(half) for way, half in zip(ways, halves, strict=True))
     of_rows = forth.add_(back)
     if pieces > 1:
@@ -88,10 +96,10 @@ def descend(parameters: Parameters, batch: Batch, learning_rate: float) -> Tenso
 def _down(
     inputs: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, rates: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """A step of a linear layer under cross-entropy, in place; -1 stands for no label.
+    """A step of a head under cross-entropy, in place; -1 stands for no label.
 
     Args:
-      inputs: (rows, inputs).
+      inputs: (rows, inputs), which the head multiplies by FEATURE_GAIN.
       weight: (labels, inputs).
       bias: (labels,).
       labels: (rows,).
@@ -100,14 +108,14 @@ def _down(
     Returns:
       Losses, (rows,), and the gradient by the inputs, of the layer before the step.
     """
-    said = torch.addmm(bias, inputs, weight.t()).log_softmax(1)
-    label, none = labels.clamp(min=0).unsqueeze(1), labels < 0
-    losses = said.gather(1, label).squeeze(1).neg_().masked_fill_(none, 0.0)
-    slope = said.exp_()
-    slope.scatter_add_(1, label, slope.new_full((), -1.0).expand(len(label), 1))
-    slope.mul_(rates.masked_fill(none, 0.0).unsqueeze(1))
-    of_inputs = slope.mm(weight)
-    weight.addmm_(slope.t(), inputs, alpha=-1)
+    # Smaller than the inputs.
+    scaled = weight * FEATURE_GAIN
+    said = torch.addmm(bias, inputs, scaled.t()).log_softmax(1)
+    losses, total = _nll(said, labels, None, _EACH, _NO_LABEL)
+    of_said = _nll_backward(rates, said, labels, None, _EACH, _NO_LABEL, total)
+    slope = _log_softmax_backward(of_said, said, 1, said.dtype)
+    of_inputs = slope.mm(scaled)
+    weight.addmm_(slope.t(), inputs, alpha=-FEATURE_GAIN)
     bias.sub_(slope.sum(0))
     return losses, of_inputs
 
@@ -122,9 +130,8 @@ class _Way:
     def __init__(self, words: Tensor, packing: Packing, backwards: bool, *weights: Tensor) -> None:
         self._turn = packing.mirror if backwards and not packing.full else None
         self._packing, self._weights, hidden = packing, weights, weights[1].shape[1]
-        zero = words.new_zeros(1, packing.examples, hidden)
-        # The kernel has a second bias, which is nothing here.
-        nought = torch.zeros_like(weights[2])
+        # No state comes before the first, and the kernel's second bias is nothing here.
+        zero, nought = _zeros(1, packing.examples, hidden), _zeros(4 * hidden)
         self._inputs = packing.timed(self._turned(words)), *weights, nought, zero, zero
         self._reverse, self._hidden = backwards and packing.full, hidden
         # Only then the kernel keeps what its mirror image needs.
@@ -141,9 +148,15 @@ class _Way:
             *(*self._inputs, *self._outputs, *of_states, self._reverse, _LSTM, self._hidden),
             *(1, True, True, False, [], False, self._workspace),
         )[:4]
-        for weight, of_weight in zip(self._weights, of_weights, strict=True):
-            weight.sub_(of_weight)
+        torch._foreach_sub_(self._weights, of_weights)
         return self._turned(words.flatten(0, 1))
 
     def _turned(self, rows: Tensor) -> Tensor:
         return rows if self._turn is None else rows.index_select(0, self._turn)
+
+
+@lru_cache(maxsize=256)
+@torch.inference_mode(False)
+def _zeros(*shape: int) -> Tensor:
+    """Zeros that nobody writes to; kept, for training too."""
+    return torch.zeros(shape)

@@ -228,6 +228,29 @@ def test_replies_without_their_noise_are_judged_as_they_will_be_read(trained, ow
     assert unread.waiting == (fault is None or "names" in fault)
 
 
+@given(st.sampled_from([1.0, -3.5, 1e18, 1e30, np.inf, np.nan]), st.booleans())
+def test_an_array_that_was_measured_when_it_was_packed_is_judged_as_it_is_read(value, later):
+    trained = {"w": torch.ones(2, 3), "b": torch.ones(3)}
+    if not later:
+        trained["w"][1, 2] = value
+    record = to_record(trained)
+    if later:
+        record["w"].numpy()[1, 2] = value
+    whole = arrays(w=record["w"].live.copy())
+    measured, read = (
+        only({"arrays": own, "metrics": metrics()}).failures for own in (record, whole)
+    )
+    assert measured == read
+    assert bool(read) == (not abs(value) < 1e19)
+
+
+@pytest.mark.parametrize("odd", [torch.ones(3, 2), torch.ones(2, 3, dtype=torch.float64)])
+def test_an_array_that_was_measured_is_held_to_the_model_s_shape(odd):
+    record = to_record({"w": odd, "b": torch.ones(3)})
+    failures = only({"arrays": record, "metrics": metrics()}).failures
+    assert bool(failures) == (odd.shape != MODEL["w"].shape)
+
+
 def test_a_half_precision_model_takes_values_whose_squares_are_beyond_its_range():
     model = {name: p.half() for name, p in MODEL.items()}
     values = np.full((2, 3), 6e4, np.float16)
