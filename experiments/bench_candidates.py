@@ -6,8 +6,7 @@ first, and averages by hand as results come in: what is left over is what the fr
 plain loop is what a researcher would write (`experiments.peers.plain_loop`).
 """
 
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor
 from experiments.bench_workload import Workload
 from experiments.peers.plain_loop import plain_loop
 from experiments.peers.tagger import Task
+from experiments.turns import Candidate, Lap
 from fedsim.engine.flower import quiet
 from fedsim.models.joint import Parameters
 from fedsim.plan import FinishedRound
@@ -51,7 +51,7 @@ class Candidates:
       file: where the workload is written for peers, with the cohorts of FedAvg.
 
     Attributes:
-      candidates: by name, in the order in which they take turns.
+      candidates: by name, in the order in which they take turns; see `experiments.turns`.
       warm: a run of each kind of simulation, whose cohorts all candidates train.
     """
 
@@ -75,15 +75,15 @@ class Candidates:
         workload.save(file, fedavg)
         self.task = Task.load(file)
         # A line and what it is compared with stand close together: drift touches both alike.
-        self.candidates: dict[str, Callable[[], list[float]]] = {
-            PLAIN_FEDAVG: lambda: plain_loop(self.task, fedavg, workers)[1],
-            BARE_FEDAVG: lambda: self.bare(fedavg)[1],
-            FEDAVG: lambda: seconds_of(self.simulation(self.fedavg)),
-            PLAIN_SELECTIVE: lambda: plain_loop(self.task, selective, workers)[1],
-            BARE_SELECTIVE: lambda: self.bare(selective)[1],
-            SELECTIVE: lambda: seconds_of(self.simulation(self.selective)),
-            PROBED: lambda: seconds_of(self.simulation(self.selective, evaluate_every=1)),
-            RECORDED: lambda: recorded(self.simulation(self.selective))[1],
+        self.candidates: dict[str, Candidate] = {
+            PLAIN_FEDAVG: lambda lap: plain_loop(self.task, fedavg, workers, lap),
+            FEDAVG: lambda lap: run(self.simulation(self.fedavg), lap),
+            BARE_FEDAVG: lambda lap: self.bare(fedavg, lap),
+            PLAIN_SELECTIVE: lambda lap: plain_loop(self.task, selective, workers, lap),
+            SELECTIVE: lambda lap: run(self.simulation(self.selective), lap),
+            BARE_SELECTIVE: lambda lap: self.bare(selective, lap),
+            PROBED: lambda lap: run(self.simulation(self.selective, evaluate_every=1), lap),
+            RECORDED: lambda lap: recorded(self.simulation(self.selective), lap),
         }
 
     def examples(self, name: str) -> list[int]:
@@ -109,17 +109,16 @@ class Candidates:
             evaluate_every=evaluate_every or self.rounds,
         )
 
-    def bare(self, cohorts: Sequence[np.ndarray]) -> tuple[Parameters, list[float]]:
-        """Train the same cohorts without a framework: the final model, and seconds a round."""
+    def bare(self, cohorts: Sequence[np.ndarray], lap: Lap = lambda: None) -> Parameters:
+        """Train the same cohorts without a framework: the final model."""
         trainer = self.client.bind(self.people, self.model, SEED)
         activity = self.people.activity()
         parameters = {name: p.detach().clone() for name, p in self.model.named_parameters()}
-        threads, seconds = torch.get_num_threads(), []
+        threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
             with ThreadPoolExecutor(max(1, self.workers)) as pool:
                 for round, cohort in enumerate(cohorts, start=1):
-                    began = time.perf_counter()
                     order = cohort[np.argsort(-activity[cohort], kind="stable")].tolist()
 
                     def train(device: int, sent=parameters, round=round):
@@ -128,10 +127,10 @@ class Candidates:
                     parameters = average(
                         pool.map(train, order) if self.workers else map(train, order)
                     )
-                    seconds.append(time.perf_counter() - began)
+                    lap()
         finally:
             torch.set_num_threads(threads)
-        return parameters, seconds
+        return parameters
 
 
 def average(results: Iterable[LocalResult]) -> Parameters:
@@ -152,26 +151,20 @@ def cohorts_of(run: Run) -> list[np.ndarray]:
     return np.split(run.cohorts["drawn"], run.cohorts["drawn_offsets"][1:-1])
 
 
-def seconds_of(simulation: Simulation) -> list[float]:
-    """Seconds of every round of a simulation that leaves no record."""
-    return [line["seconds"] for line in simulation.run(progress=False).rounds]
+def run(simulation: Simulation, lap: Lap, folder: Path | None = None) -> None:
+    """Run a simulation, with a lap at the end of every round.
 
-
-def recorded(simulation: Simulation) -> tuple[Run, list[float], list[float]]:
-    """Run it with its record and a checkpoint every round in a temporary folder.
-
-    Returns:
-      The run, and of every round the wall-clock seconds and those of processor time of all threads;
-      those of the record and the checkpoint of the round before are included, and the first holds
-      all that comes before it instead.
+    Where there is a folder, the record and the checkpoint of a round belong to the next one.
     """
-    moments = [(time.perf_counter(), time.process_time())]
 
-    def clock(finished: FinishedRound) -> dict[str, Any]:
-        moments.append((time.perf_counter(), time.process_time()))
+    def ended(finished: FinishedRound) -> dict[str, Any]:
+        lap()
         return {}
 
+    replace(simulation, probes=[ended]).run(folder, progress=False)
+
+
+def recorded(simulation: Simulation, lap: Lap) -> None:
+    """Run it with its record and a checkpoint every round in a temporary folder."""
     with TemporaryDirectory() as folder:
-        run = replace(simulation, probes=[clock]).run(Path(folder) / "run", progress=False)
-    seconds, cpu_seconds = np.diff(moments, axis=0).T.tolist()
-    return run, seconds, cpu_seconds
+        run(simulation, lap, Path(folder) / "run")

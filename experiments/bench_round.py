@@ -1,8 +1,9 @@
 """What does a round cost beside the training itself, and what does it cost elsewhere?
 
-Candidates train the same devices on the same batches with the same number of threads, in turns,
-several times over, because machines differ and drift: only ratios are to be relied upon. Other
-simulators take their turns in processes of their own, and train the cohorts of FedAvg.
+Candidates train the same devices on the same batches with the same number of threads, in turns, a
+round of each, because machines differ and drift: only ratios are to be relied upon. Other
+simulators take their turns in processes of their own, train the cohorts of FedAvg, and are compared
+with a simulation that ran right before.
 """
 
 import os
@@ -22,9 +23,10 @@ from experiments.bench_candidates import (
     SELECTIVE,
     Candidates,
 )
-from experiments.bench_peers import PFL, RAY, RAY_APP, RAY_TUNED, WARM_UP, PeerError, installed
+from experiments.bench_peers import PFL, RAY, RAY_APP, WARM_UP, PeerError, installed
 from experiments.bench_result import Benchmark, Budget, Measurement, ratio_of_rounds
 from experiments.bench_workload import Workload
+from experiments.turns import in_turns
 from fedsim.errors import require
 
 LOOPS = {FEDAVG: (BARE_FEDAVG, PLAIN_FEDAVG), SELECTIVE: (BARE_SELECTIVE, PLAIN_SELECTIVE)}
@@ -81,24 +83,28 @@ def bench_round(
         peers, notes = installed(workers, pfl_python, Path(folder))
         timed = slice(WARM_UP, WARM_UP + rounds)
         seconds: dict[str, list[list[float]]] = {}
-        examples: dict[str, list[list[int]]] = {}
-
-        def note(name: str, taken: list[float], trained: list[int]) -> None:
-            seconds.setdefault(name, []).append(taken)
-            examples.setdefault(name, []).append(trained)
-
+        expected = {name: own.examples(name)[timed] for name in own.candidates}
         for _ in range(repeats):
-            for name, run in own.candidates.items():
-                note(name, run()[timed], own.examples(name)[timed])
+            for name, taken in in_turns(own.candidates, own.rounds).items():
+                seconds.setdefault(name, []).append(taken[timed])
             for peer in list(peers):
+                before = in_turns({FEDAVG: own.candidates[FEDAVG]}, own.rounds)[FEDAVG]
                 try:
-                    note(peer.name, *peer.run(file, rounds, own.examples(FEDAVG)[timed]))
+                    taken, _ = peer.run(file, rounds, expected[FEDAVG])
                 except PeerError as error:
                     peers.remove(peer)
-                    seconds.pop(peer.name, None)
+                    for name in (peer.name, _before(peer.name)):
+                        seconds.pop(name, None)
                     notes.append(f"{peer.name} failed: it {error}")
+                    continue
+                seconds.setdefault(_before(peer.name), []).append(before[timed])
+                seconds.setdefault(peer.name, []).append(taken)
     lines = {
-        name: Measurement(name=name, seconds=each, examples=examples[name])
+        name: Measurement(
+            name=name,
+            seconds=each,
+            examples=[expected.get(name, expected[FEDAVG])] * len(each),
+        )
         for name, each in seconds.items()
     }
     return Benchmark(
@@ -110,14 +116,17 @@ def bench_round(
     )
 
 
+def _before(peer: str) -> str:
+    """The line of the simulation that runs right before a peer."""
+    return f"{FEDAVG}, right before {peer}"
+
+
 def _compared(line: Measurement, lines: Mapping[str, Measurement]) -> Measurement:
     """A line with its ratio."""
-    if line.name in AGAINST:
-        base = lines[AGAINST[line.name]]
-        return replace(line, ratio=ratio_of_rounds(line, base), against=base.name)
-    if line.name.startswith((*PEERS, RAY_TUNED)):
-        return replace(line, ratio=ratio_of_rounds(line, lines[FEDAVG]), against=FEDAVG)
-    return line
+    against = AGAINST.get(line.name, _before(line.name))
+    if against not in lines:
+        return line
+    return replace(line, ratio=ratio_of_rounds(line, lines[against]), against=against)
 
 
 def _loop_budgets(lines: Mapping[str, Measurement]) -> list[Budget]:
@@ -135,8 +144,8 @@ def _loop_budgets(lines: Mapping[str, Measurement]) -> list[Budget]:
 def _peer_budgets(lines: Mapping[str, Measurement]) -> list[Budget]:
     budgets = []
     for peer, budget in PEERS.items():
-        measured = [line for name, line in lines.items() if name.startswith(peer)]
-        ratios = [ratio_of_rounds(lines[FEDAVG], line) for line in measured]
+        names = [name for name in lines if name.startswith(peer)]
+        ratios = [ratio_of_rounds(lines[_before(name)], lines[name]) for name in names]
         value = ratios[0] if ratios else None
         budgets.append(Budget(name=f"{FEDAVG} / {peer}", value=value, budget=budget))
     return budgets

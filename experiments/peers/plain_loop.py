@@ -1,7 +1,6 @@
-"""How long are the rounds of the loop that a researcher would write, without any framework?"""
+"""The loop that a researcher would write, without any framework."""
 
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 
@@ -14,28 +13,31 @@ from fedsim.rng import torch_generator
 
 
 def plain_loop(
-    task: Task, cohorts: Sequence[np.ndarray], workers: int
-) -> tuple[dict[str, Tensor], list[float]]:
+    task: Task,
+    cohorts: Sequence[np.ndarray],
+    workers: int,
+    lap: Callable[[], None] = lambda: None,
+) -> dict[str, Tensor]:
     """Federated averaging by hand: `nn.Module`, `torch.optim.SGD`, `load_state_dict`, threads.
 
     Args:
       task: devices and the module.
       cohorts: device ids of every round.
       workers: threads, each with a module of its own; 0 trains in the calling thread.
+      lap: called at the end of every round.
 
     Returns:
-      The averaged state, and the seconds of every round.
+      The averaged state.
     """
     state = task.initial()
     modules: SimpleQueue[Tagger] = SimpleQueue()
     for _ in range(max(1, workers)):
         modules.put(task.module())
-    threads, seconds = torch.get_num_threads(), []
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(max(1, workers)) as pool:
             for round, cohort in enumerate(cohorts, start=1):
-                began = time.perf_counter()
 
                 def train(device: int, sent=state, round=round) -> tuple[int, dict[str, Tensor]]:
                     examples, module = len(task.devices[device].intents), modules.get()
@@ -53,7 +55,7 @@ def plain_loop(
                     for name, p in scaled.items():
                         total[name] += p
                 state = {name: p / examples for name, p in total.items()}
-                seconds.append(time.perf_counter() - began)
+                lap()
     finally:
         torch.set_num_threads(threads)
-    return state, seconds
+    return state

@@ -161,13 +161,11 @@ class Sent:
         own = own_rows(array)
         if own is not None:
             return bool(np.isfinite(self._square(name, own)))
-        square = array.square if isinstance(array, LiveArray) else None
-        sent = self.arrays[name]
-        return (
-            square is not None
-            and (array.shape, array.dtype) == (sent.shape, str(sent.dtype))
-            and bool(np.isfinite(square))
-        )
+        if not isinstance(array, LiveArray) or array.square is None:
+            return False
+        sent, values = self.arrays[name], array.live
+        alike = (values.shape, values.dtype) == (sent.shape, sent.dtype)
+        return alike and bool(np.isfinite(array.square))
 
     def _sound_unread(self, arrays: ArrayRecord) -> bool:
         """Whether a reply can be averaged whatever the noise will be that nobody has read yet."""
