@@ -175,4 +175,4 @@ class Round:
 
 def _arrays(reply: Message) -> ArrayRecord:
     """What a reply that counts holds, whatever a strategy puts in its place."""
-    return filled(dict(next(iter(records(reply.content, ArrayRecord).values()))))
+    return filled(ArrayRecord, dict(next(iter(records(reply.content, ArrayRecord).values()))))

@@ -66,7 +66,7 @@ def weighted_mean(records: list[RecordDict], weighting_metric_name: str) -> Arra
     means = weighted_sum(known, [cast(float, weight) / total for weight in weights], map)
     if means is None:
         return aggregate_arrayrecords(records, weighting_metric_name)
-    return filled({name: KeptArray(mean) for name, mean in means.items()})
+    return filled(ArrayRecord, {name: KeptArray(mean) for name, mean in means.items()})
 
 
 def _reply(content: RecordDict) -> Reply | None:

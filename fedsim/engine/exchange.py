@@ -184,7 +184,8 @@ def _spoiled(reply: Message, fate: str | None) -> Message:
     content = Content(dict(reply.content))
     for key, arrays in records(reply.content, ArrayRecord).items():
         # New records of new arrays: an app may reply with the very ones of the global model.
-        content[key] = filled({name: _times(array, factor) for name, array in arrays.items()})
+        spoiled = {name: _times(array, factor) for name, array in arrays.items()}
+        content[key] = filled(ArrayRecord, spoiled)
     reply.content = content
     return reply
 

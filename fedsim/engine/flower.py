@@ -28,6 +28,7 @@ from fedsim.training.own_rows import OwnRows, Trained
 from fedsim.training.unread import Noised, Unread
 
 Kind = TypeVar("Kind", ArrayRecord, MetricRecord, ConfigRecord)
+Filled = TypeVar("Filled", ArrayRecord, MetricRecord, RecordDict)
 
 RAISED = ErrorCode.CLIENT_APP_RAISED_EXCEPTION
 MESSAGE_LOST = ErrorCode.MESSAGE_UNAVAILABLE
@@ -229,12 +230,16 @@ def records(content: RecordDict, kind: type[Kind]) -> dict[str, Kind]:
 def to_record(parameters: Trained | Unread) -> ArrayRecord:
     """Parameters as an `ArrayRecord` that shares their memory (CPU tensors)."""
     if isinstance(parameters, Unread):
-        return filled({name: UnreadArray(Noised(parameters, name)) for name in parameters.trained})
+        return filled(
+            ArrayRecord,
+            {name: UnreadArray(Noised(parameters, name)) for name in parameters.trained},
+        )
     return filled(
+        ArrayRecord,
         {
             name: UnreadArray(p) if isinstance(p, OwnRows) else _measured(p.detach().cpu().numpy())
             for name, p in parameters.items()
-        }
+        },
     )
 
 
@@ -246,17 +251,18 @@ def _measured(array: np.ndarray) -> LiveArray:
 
 def to_kept_record(parameters: Mapping[str, Tensor]) -> ArrayRecord:
     """The same, for a record whose readers may write to what they read."""
-    return filled({name: KeptArray(p.detach().cpu().numpy()) for name, p in parameters.items()})
+    kept = {name: KeptArray(p.detach().cpu().numpy()) for name, p in parameters.items()}
+    return filled(ArrayRecord, kept)
 
 
-def filled(arrays: Mapping[str, Array]) -> ArrayRecord:
-    """An `ArrayRecord` of arrays as they are.
+def filled(kind: type[Filled], values: Mapping) -> Filled:
+    """A record of arrays or metrics, or a content of records, as they are.
 
     `ArrayRecord(dict)` would rebuild, and thereby serialise, every array; setting them one at a
     time would spend 20 microseconds each on checks of what is known here.
     """
-    record = ArrayRecord()
-    record.__dict__["_data"] |= arrays
+    record = kind()
+    record.__dict__["_data"] |= values
     return record
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
-from fedsim.engine.flower import records, to_parameters, to_record
+from fedsim.engine.flower import filled, records, to_parameters, to_record
 from fedsim.models.joint import Parameters
 from fedsim.training.own_rows import whole
 from fedsim.training.trainer import LocalResult
@@ -65,11 +65,11 @@ def reply_with(result: LocalResult, message: Message) -> Message:
     It holds one array record `arrays` and one metric record `metrics` with `num-examples`,
     `train_loss` and `seen` (real examples behind that loss).
     """
-    metrics = MetricRecord(
-        {"num-examples": result.examples, "train_loss": result.loss, "seen": result.seen}
-    )
+    figures = {"num-examples": result.examples, "train_loss": result.loss, "seen": result.seen}
     arrays = result.trained
     if result.examples == 0 and not isinstance(arrays, Unread):
         # A copy: some strategies write into replies, and these are the global model itself.
         arrays = {name: p.clone() for name, p in whole(arrays).items()}
-    return Message(RecordDict({"arrays": to_record(arrays), "metrics": metrics}), reply_to=message)
+    metrics = filled(MetricRecord, figures)
+    content = filled(RecordDict, {"arrays": to_record(arrays), "metrics": metrics})
+    return Message(content, reply_to=message)

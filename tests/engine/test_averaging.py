@@ -88,7 +88,7 @@ def test_tables_of_which_rows_are_new_count_as_if_they_were_whole(
         own = OwnRows(received, torch.from_numpy(rows), values)
         kept = LiveArray(own.whole().numpy()) if draw.random() < 0.2 else UnreadArray(own)
         content = reply(weight)
-        content["arrays"] = filled({"table": kept})
+        content["arrays"] = filled(ArrayRecord, {"table": kept})
         replies.append(content)
         whole.append(reply(weight, table=own.whole().numpy()))
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(workers) as pool:
