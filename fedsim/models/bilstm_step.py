@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fedsim.models.joint import EMBEDDING_GAIN, FEATURE_GAIN, Batch, Parameters
-from fedsim.models.packing import Packing, to_highest
+from fedsim.models.packing import Packing, among_highest
 
 _kernel: Callable = torch.mkldnn_rnn_layer
 _mirror_image: Callable = torch.ops.aten.mkldnn_rnn_layer_backward.default
@@ -83,7 +83,8 @@ def descend(parameters: Parameters, batch: Batch, learning_rate: float) -> Tenso
     losses, of_pooled = _down(pooled, *intent_head, batch["intents"], rates)
     word_losses, of_features = _down(features, *slot_head, slots, of_words)
     losses += word_losses.view(packing.tokens, -1).sum(0) / lengths
-    of_features += to_highest(values, pooled, of_pooled, 0).flatten(0, 1)
+    share, each = among_highest(values, pooled, 0)
+    packing.timed(of_features).addcmul_(share, of_pooled / each)
     halves = of_features.chunk(2, dim=1)
     forth, back = (way.down(half) for way, half in zip(ways, halves, strict=True))
     of_rows = forth.add_(back)

@@ -227,14 +227,17 @@ class _Highest(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor):
         values, highest = ctx.saved_tensors
-        return to_highest(values, highest, grad, ctx.dim), None
+        share, each = among_highest(values, highest, ctx.dim)
+        return share.mul_((grad / each).unsqueeze(ctx.dim)), None
 
 
-def to_highest(values: Tensor, highest: Tensor, grad: Tensor, dim: int) -> Tensor:
-    """The gradient by values, given that by their maxima: those that are equal share it."""
+def among_highest(values: Tensor, highest: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """1 for values that equal their maximum and 0 for the others; and how many do, at least 1.
+
+    Those that are equal share the gradient of the maximum.
+    """
     share = (values - highest.unsqueeze(dim)).ge_(0)
-    each = share.sum(dim).clamp_(min=1)
-    return share.mul_((grad / each).unsqueeze(dim))
+    return share, share.sum(dim).clamp_(min=1)
 
 
 class _Spread(torch.autograd.Function):
