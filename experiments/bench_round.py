@@ -24,7 +24,13 @@ from experiments.bench_candidates import (
     Candidates,
 )
 from experiments.bench_peers import PFL, RAY, RAY_APP, WARM_UP, PeerError, installed
-from experiments.bench_result import Benchmark, Budget, Measurement, ratio_of_rounds
+from experiments.bench_result import (
+    Benchmark,
+    Budget,
+    Measurement,
+    interval_of_rounds,
+    ratio_of_rounds,
+)
 from experiments.bench_workload import Workload
 from experiments.turns import in_turns
 from fedsim.errors import require
@@ -131,11 +137,7 @@ def _compared(line: Measurement, lines: Mapping[str, Measurement]) -> Measuremen
 
 def _loop_budgets(lines: Mapping[str, Measurement]) -> list[Budget]:
     return [
-        Budget(
-            name=f"{name} / {loop}",
-            value=ratio_of_rounds(lines[name], lines[loop]),
-            budget=LOOP_BUDGET,
-        )
+        _budget(name, loop, lines[name], lines[loop], LOOP_BUDGET)
         for name, loops in LOOPS.items()
         for loop in loops
     ]
@@ -144,8 +146,21 @@ def _loop_budgets(lines: Mapping[str, Measurement]) -> list[Budget]:
 def _peer_budgets(lines: Mapping[str, Measurement]) -> list[Budget]:
     budgets = []
     for peer, budget in PEERS.items():
-        names = [name for name in lines if name.startswith(peer)]
-        ratios = [ratio_of_rounds(lines[_before(name)], lines[name]) for name in names]
-        value = ratios[0] if ratios else None
-        budgets.append(Budget(name=f"{FEDAVG} / {peer}", value=value, budget=budget))
+        name = next((name for name in lines if name.startswith(peer)), None)
+        before = None if name is None else lines[_before(name)]
+        budgets.append(_budget(FEDAVG, peer, before, lines.get(name or ""), budget))
     return budgets
+
+
+def _budget(
+    name: str, other: str, line: Measurement | None, base: Measurement | None, budget: float
+) -> Budget:
+    """What a line may take of another, of which one may be missing."""
+    if line is None or base is None:
+        return Budget(name=f"{name} / {other}", value=None, budget=budget)
+    return Budget(
+        name=f"{name} / {other}",
+        value=ratio_of_rounds(line, base),
+        budget=budget,
+        interval=interval_of_rounds(line, base),
+    )

@@ -11,7 +11,7 @@ import torch
 
 from experiments.bench_candidates import FEDAVG, RECORDED, SELECTIVE, Candidates, cohorts_of
 from experiments.bench_peers import PFL, RAY, RAY_APP, RAY_TUNED, Peer, PeerError, installed
-from experiments.bench_result import Budget
+from experiments.bench_result import Budget, Measurement, interval_of_rounds
 from experiments.bench_round import AGAINST, LOOPS, bench_round
 from experiments.bench_workload import Workload
 from experiments.command_line import main
@@ -19,7 +19,7 @@ from experiments.peers.plain_loop import plain_loop
 from experiments.peers.tagger import Task
 from fedsim import ConfigError
 from fedsim.record.checkpoint import Checkpoints
-from fedsim.rng import torch_generator
+from fedsim.rng import stream, torch_generator
 
 TINY = Workload(devices=6, cohort=3, held_out=4)
 
@@ -259,6 +259,24 @@ class TestReport:
         ]
         assert "no such luck" in measured.markdown()
         assert f"{FEDAVG} / {PFL}: not measured here; its budget is 1\n" in measured.markdown()
+
+    def test_budgets_say_where_their_value_lies(self, measured):
+        judged = [b for b in measured.budgets if b.value is not None]
+        assert len(judged) == 5
+        for budget in judged:
+            low, high = budget.interval
+            assert low <= budget.value <= high
+            assert f"{budget.value:.3f} ({low:.3f} to {high:.3f})" in measured.markdown()
+
+    def test_an_interval_holds_the_ratio_about_as_often_as_it_says(self):
+        draw, held = stream(0, "test interval"), 0
+        for _ in range(200):
+            own = Measurement(name="a", seconds=draw.lognormal(0.1, 0.2, (5, 8)).tolist())
+            base = Measurement(name="b", seconds=draw.lognormal(0.0, 0.2, (5, 8)).tolist())
+            low, high = interval_of_rounds(own, base)
+            held += low <= np.exp(0.1) <= high
+        # 95 % of 200 are 190; fewer than 178 or more than 199 are seen once in 1,000 times or less.
+        assert 178 <= held <= 199
 
     def test_a_value_over_its_budget_is_said_to_be(self):
         assert not Budget(name="a / b", value=1.11, budget=1.10).met
