@@ -51,9 +51,7 @@ class Peer:
     command: Sequence[str]
     path: Path | None = None
 
-    def run(
-        self, workload: Path, rounds: int, expected: Sequence[int]
-    ) -> tuple[list[float], list[int]]:
+    def run(self, workload: Path, rounds: int, expected: Sequence[int]) -> list[float]:
         """Run it once.
 
         Args:
@@ -62,7 +60,7 @@ class Peer:
           expected: (rounds,) training examples of every timed round.
 
         Returns:
-          Seconds and examples of every timed round.
+          Seconds of every timed round.
 
         Raises:
           PeerError: it failed, took too long, printed no figures, or did other work.
@@ -95,7 +93,7 @@ class Peer:
             raise PeerError(f"ended with code {process.returncode}: {last[-1].strip()}") from None
         if examples != list(expected):
             raise PeerError(f"trained {examples} examples instead of {list(expected)}")
-        return seconds, examples
+        return seconds
 
 
 def installed(workers: int, pfl_python: Path | None, folder: Path) -> tuple[list[Peer], list[str]]:

@@ -3,7 +3,7 @@
 Candidates train the same devices on the same batches with the same number of threads, in turns, a
 round of each, because machines differ and drift: only ratios are to be relied upon. Other
 simulators take their turns in processes of their own, train the cohorts of FedAvg, and are compared
-with a simulation that ran right before.
+with a simulation that runs right before them, or right after in every other repeat.
 """
 
 import os
@@ -90,20 +90,24 @@ def bench_round(
         timed = slice(WARM_UP, WARM_UP + rounds)
         seconds: dict[str, list[list[float]]] = {}
         expected = {name: own.examples(name)[timed] for name in own.candidates}
-        for _ in range(repeats):
+        for repeat in range(repeats):
             for name, taken in in_turns(own.candidates, own.rounds).items():
                 seconds.setdefault(name, []).append(taken[timed])
             for peer in list(peers):
-                before = in_turns({FEDAVG: own.candidates[FEDAVG]}, own.rounds)[FEDAVG]
+
+                def alone() -> list[float]:
+                    return in_turns({FEDAVG: own.candidates[FEDAVG]}, own.rounds)[FEDAVG][timed]
+
+                before = alone() if repeat % 2 == 0 else None
                 try:
-                    taken, _ = peer.run(file, rounds, expected[FEDAVG])
+                    taken = peer.run(file, rounds, expected[FEDAVG])
                 except PeerError as error:
                     peers.remove(peer)
-                    for name in (peer.name, _before(peer.name)):
+                    for name in (peer.name, _beside(peer.name)):
                         seconds.pop(name, None)
                     notes.append(f"{peer.name} failed: it {error}")
                     continue
-                seconds.setdefault(_before(peer.name), []).append(before[timed])
+                seconds.setdefault(_beside(peer.name), []).append(before or alone())
                 seconds.setdefault(peer.name, []).append(taken)
     lines = {
         name: Measurement(
@@ -122,14 +126,14 @@ def bench_round(
     )
 
 
-def _before(peer: str) -> str:
-    """The line of the simulation that runs right before a peer."""
-    return f"{FEDAVG}, right before {peer}"
+def _beside(peer: str) -> str:
+    """The line of the simulation that runs right before a peer, or right after it."""
+    return f"{FEDAVG}, beside {peer}"
 
 
 def _compared(line: Measurement, lines: Mapping[str, Measurement]) -> Measurement:
     """A line with its ratio."""
-    against = AGAINST.get(line.name, _before(line.name))
+    against = AGAINST.get(line.name, _beside(line.name))
     if against not in lines:
         return line
     return replace(line, ratio=ratio_of_rounds(line, lines[against]), against=against)
@@ -147,8 +151,8 @@ def _peer_budgets(lines: Mapping[str, Measurement]) -> list[Budget]:
     budgets = []
     for peer, budget in PEERS.items():
         name = next((name for name in lines if name.startswith(peer)), None)
-        before = None if name is None else lines[_before(name)]
-        budgets.append(_budget(FEDAVG, peer, before, lines.get(name or ""), budget))
+        beside = None if name is None else lines[_beside(name)]
+        budgets.append(_budget(FEDAVG, peer, beside, lines.get(name or ""), budget))
     return budgets
 
 

@@ -20,7 +20,8 @@ def in_turns(candidates: Mapping[str, Candidate], rounds: int) -> dict[str, list
     """Run candidates to their end, a round of each at a time, every other time in reverse.
 
     What they set in this process (threads of torch, Flower's identity) they must set back at their
-    end; they end in the reverse of the order in which they began.
+    end; they end in the reverse of the order in which they began. Where one raises, the others end
+    at their next lap, whatever was set by whom.
 
     Args:
       candidates: by name; each calls what it is given at the end of every round.
@@ -28,6 +29,9 @@ def in_turns(candidates: Mapping[str, Candidate], rounds: int) -> dict[str, list
 
     Returns:
       Wall-clock seconds of every round of each; those of the first hold all that comes before it.
+
+    Raises:
+      RuntimeError: a candidate has fewer rounds, or more.
 
     Example:
       >>> said = []
@@ -49,11 +53,14 @@ def in_turns(candidates: Mapping[str, Candidate], rounds: int) -> dict[str, list
             for turn in order[:: -1 if round % 2 else 1]:
                 turn.take()
         for turn in reversed(order):
-            turn.finish()
+            turn.take()
     finally:
         for turn in reversed(order):
             turn.stop()
         sys.setswitchinterval(interval)
+    for name, turn in turns.items():
+        if len(turn.seconds) != rounds:
+            raise RuntimeError(f"{name} had {len(turn.seconds)} rounds or more instead of {rounds}")
     return {name: turn.seconds for name, turn in turns.items()}
 
 
@@ -87,11 +94,6 @@ class _Turn:
         if self._error is not None:
             raise self._error
 
-    def finish(self) -> None:
-        """Let it run to its end."""
-        while not self._ended:
-            self.take()
-
     def stop(self) -> None:
         """End it where it waits, at the latest after the round it is in."""
         self._stopped = True
@@ -117,7 +119,8 @@ class _Turn:
         self._wait()
 
     def _wait(self) -> None:
-        self._go.acquire()
+        if not self._stopped:
+            self._go.acquire()
         if self._stopped:
             raise _Stopped
         self._began = time.perf_counter()

@@ -89,30 +89,19 @@ class LiveArray(Array):
     """An `Array` over a NumPy buffer; serialised only when `data` is read.
 
     The buffer is shared with whoever reads `numpy()`, so nobody may write to it.
-
-    Args:
-      ndarray: the buffer.
-      square: sum of its squares, where that is known already.
     """
 
-    def __init__(self, ndarray: np.ndarray, square: np.floating | None = None) -> None:
+    def __init__(self, ndarray: np.ndarray) -> None:
         fields = {"dtype": _name(ndarray.dtype), "shape": ndarray.shape, "stype": "numpy.ndarray"}
-        self.__dict__.update(fields, _live=ndarray, _square=square)
+        self.__dict__.update(fields, _live=ndarray)
 
     @property
     def live(self) -> np.ndarray:
         """The buffer, to look at and not to write to."""
         return self.__dict__["_live"]
 
-    @property
-    def square(self) -> np.floating | None:
-        """Sum of squares as it was measured; None once the buffer was handed to somebody, who may
-        write to it."""
-        return self.__dict__.get("_square")
-
     def numpy(self) -> np.ndarray:
         """The buffer itself."""
-        self.__dict__["_square"] = None
         return self.live
 
     @property
@@ -156,8 +145,12 @@ class UnreadArray(LiveArray):
     @property
     def live(self) -> np.ndarray:
         """The whole array; always the same buffer, which a reader of `numpy()` may write to."""
-        if self.part is not None:
-            self.__dict__.update(_live=self.part.whole().numpy(), _part=None)
+        part = self.part
+        if part is not None:
+            # Replies are judged on several threads, which may hold the same array.
+            whole = part.whole().numpy()
+            if self.part is not None:
+                self.__dict__.update(_live=whole, _part=None)
         return self.__dict__["_live"]
 
     def __reduce__(self) -> tuple[type[LiveArray], tuple[np.ndarray]]:
@@ -237,16 +230,10 @@ def to_record(parameters: Trained | Unread) -> ArrayRecord:
     return filled(
         ArrayRecord,
         {
-            name: UnreadArray(p) if isinstance(p, OwnRows) else _measured(p.detach().cpu().numpy())
+            name: UnreadArray(p) if isinstance(p, OwnRows) else LiveArray(p.detach().cpu().numpy())
             for name, p in parameters.items()
         },
     )
-
-
-def _measured(array: np.ndarray) -> LiveArray:
-    """Its values are looked at while the processor that trained them has them at hand."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return LiveArray(array, np.vdot(array, array))
 
 
 def to_kept_record(parameters: Mapping[str, Tensor]) -> ArrayRecord:

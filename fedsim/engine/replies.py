@@ -150,22 +150,12 @@ class Sent:
             if self._sound_unread(arrays):
                 return None
             for name, array in arrays.items():
-                if self._sound(name, array):
+                own = own_rows(array)
+                if own is not None and np.isfinite(self._square(name, own)):
                     continue
                 if fault := _array_fault(name, array, self.arrays[name]):
                     return fault
         return None
-
-    def _sound(self, name: str, array: Array) -> bool:
-        """Whether an array can be averaged, as far as that is seen without reading it."""
-        own = own_rows(array)
-        if own is not None:
-            return bool(np.isfinite(self._square(name, own)))
-        if not isinstance(array, LiveArray) or array.square is None:
-            return False
-        sent, values = self.arrays[name], array.live
-        alike = (values.shape, values.dtype) == (sent.shape, sent.dtype)
-        return alike and bool(np.isfinite(array.square))
 
     def _sound_unread(self, arrays: ArrayRecord) -> bool:
         """Whether a reply can be averaged whatever the noise will be that nobody has read yet."""

@@ -83,8 +83,8 @@ def descend(parameters: Parameters, batch: Batch, learning_rate: float) -> Tenso
     losses, of_pooled = _down(pooled, *intent_head, batch["intents"], rates)
     word_losses, of_features = _down(features, *slot_head, slots, of_words)
     losses += word_losses.view(packing.tokens, -1).sum(0) / lengths
-    share, each = among_highest(values, pooled, 0)
-    packing.timed(of_features).addcmul_(share, of_pooled / each)
+    is_highest, count = among_highest(values, pooled, 0)
+    packing.timed(of_features).addcmul_(is_highest, of_pooled / count)
     halves = of_features.chunk(2, dim=1)
     forth, back = (way.down(half) for way, half in zip(ways, halves, strict=True))
     of_rows = forth.add_(back)
@@ -109,7 +109,7 @@ def _down(
     Returns:
       Losses, (rows,), and the gradient by the inputs, of the layer before the step.
     """
-    # Smaller than the inputs.
+    # The gain goes to the weight, which is smaller than the inputs.
     scaled = weight * FEATURE_GAIN
     said = torch.addmm(bias, inputs, scaled.t()).log_softmax(1)
     losses, total = _nll(said, labels, None, _EACH, _NO_LABEL)
@@ -159,5 +159,5 @@ class _Way:
 @lru_cache(maxsize=256)
 @torch.inference_mode(False)
 def _zeros(*shape: int) -> Tensor:
-    """Zeros that nobody writes to; kept, for training too."""
-    return torch.zeros(shape)
+    """Zeros that nobody writes to; kept, for training too, whatever torch's defaults are now."""
+    return torch.zeros(shape, dtype=torch.float32, device="cpu")

@@ -227,8 +227,8 @@ class _Highest(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor):
         values, highest = ctx.saved_tensors
-        share, each = among_highest(values, highest, ctx.dim)
-        return share.mul_((grad / each).unsqueeze(ctx.dim)), None
+        is_highest, count = among_highest(values, highest, ctx.dim)
+        return is_highest.mul_((grad / count).unsqueeze(ctx.dim)), None
 
 
 def among_highest(values: Tensor, highest: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -236,8 +236,8 @@ def among_highest(values: Tensor, highest: Tensor, dim: int) -> tuple[Tensor, Te
 
     Those that are equal share the gradient of the maximum.
     """
-    share = (values - highest.unsqueeze(dim)).ge_(0)
-    return share, share.sum(dim).clamp_(min=1)
+    is_highest = (values - highest.unsqueeze(dim)).ge_(0)
+    return is_highest, is_highest.sum(dim).clamp_(min=1)
 
 
 class _Spread(torch.autograd.Function):

@@ -60,10 +60,11 @@ class Unread:
         """
         if not self._read:
             noise = self.noise.drawn(self.trained)
-            for name, p in whole(self.trained).items():
-                if self._mean is not None:
-                    self._mean.bring_along(noise[name], name, self.noise)
-                self._read[name] = noise[name].add_(p)
+            if self._mean is not None:
+                for name, drawn in noise.items():
+                    self._mean.bring_along(drawn, name, self.noise)
+            # All of it at once: another thread may read it meanwhile.
+            self._read = {name: noise[name].add_(p) for name, p in whole(self.trained).items()}
         return self._read
 
 

@@ -1,7 +1,9 @@
 """Claims about which replies count: no device takes a round down or poisons the model."""
 
 import gc
+import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from weakref import ref
 
@@ -228,27 +230,49 @@ def test_replies_without_their_noise_are_judged_as_they_will_be_read(trained, ow
     assert unread.waiting == (fault is None or "names" in fault)
 
 
-@given(st.sampled_from([1.0, -3.5, 1e18, 1e30, np.inf, np.nan]), st.booleans())
-def test_an_array_that_was_measured_when_it_was_packed_is_judged_as_it_is_read(value, later):
-    trained = {"w": torch.ones(2, 3), "b": torch.ones(3)}
-    if not later:
-        trained["w"][1, 2] = value
-    record = to_record(trained)
-    if later:
-        record["w"].numpy()[1, 2] = value
-    whole = arrays(w=record["w"].live.copy())
-    measured, read = (
-        only({"arrays": own, "metrics": metrics()}).failures for own in (record, whole)
-    )
-    assert measured == read
-    assert bool(read) == (not abs(value) < 1e19)
+@pytest.fixture
+def hasty():
+    """Threads that hand over to each other as often as they can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    with ThreadPoolExecutor(4) as pool:
+        yield pool.map
+    sys.setswitchinterval(interval)
 
 
-@pytest.mark.parametrize("odd", [torch.ones(3, 2), torch.ones(2, 3, dtype=torch.float64)])
-def test_an_array_that_was_measured_is_held_to_the_model_s_shape(odd):
-    record = to_record({"w": odd, "b": torch.ones(3)})
-    failures = only({"arrays": record, "metrics": metrics()}).failures
-    assert bool(failures) == (odd.shape != MODEL["w"].shape)
+def test_replies_are_judged_on_threads_as_one_after_another(hasty):
+    def replies():
+        odd = [{"arrays": arrays(b=np.full(3, np.nan, np.float32)), "metrics": metrics()}]
+        table = OwnRows(ROWS, torch.tensor([1]), torch.full((1, 3), 2.0))
+        rows = {"arrays": to_record({"w": table, "b": torch.ones(3)}), "metrics": metrics()}
+        contents = [*odd, rows, FAULTS["error"][0], {"arrays": arrays(), "metrics": metrics()}]
+        return [sent_back(device, content) for device, content in enumerate(contents * 8)]
+
+    model = {"w": ROWS, "b": torch.zeros(3)}
+    alone, together = (collect(replies(), range(33), model, map=m) for m in (map, hasty))
+    assert together.failures == alone.failures
+    assert [r.metadata.src_node_id for r in together.valid] == [
+        r.metadata.src_node_id for r in alone.valid
+    ]
+    assert len(together.valid) == 16
+
+
+def test_replies_that_share_a_record_without_its_noise_all_count(hasty):
+    # So much noise that it has to be read before it is known to be sound.
+    model = {f"w{place}": torch.ones(3) for place in range(40)}
+    owed = dict.fromkeys(model, torch.tensor(1e36))
+    for round in range(20):
+        record = to_record(Unread(model, owed, partial(stream, 0, round=round, device=3)))
+        replies = [sent_back(d, {"arrays": record, "metrics": metrics()}) for d in range(8)]
+        assert collect(replies, range(8), model, map=hasty).failures == ()
+
+
+def test_an_array_that_was_written_to_after_it_was_packed_is_judged_as_it_is():
+    for how in (to_parameters, lambda record: {n: a.numpy() for n, a in record.items()}):
+        record = to_record({"w": torch.ones(2, 3), "b": torch.ones(3)})
+        how(record)["w"][1, 2] = np.nan
+        (failure,) = only({"arrays": record, "metrics": metrics()}).failures
+        assert "not finite" in failure.error
 
 
 def test_a_half_precision_model_takes_values_whose_squares_are_beyond_its_range():

@@ -98,13 +98,33 @@ def test_an_error_of_one_ends_all(error):
     assert threading.active_count() == before
 
 
-def test_one_that_ends_early_holds_nobody_up():
-    def once(lap):
-        lap()
+@pytest.mark.parametrize("laps", [1, 4, 100])
+def test_one_with_other_rounds_is_an_error_and_holds_nobody_up(laps):
+    def other(lap):
+        for _ in range(laps):
+            lap()
 
     def thrice(lap):
         for _ in range(3):
             lap()
 
-    seconds = in_turns({"once": once, "thrice": thrice}, rounds=3)
-    assert [len(each) for each in seconds.values()] == [1, 3]
+    with pytest.raises(RuntimeError, match=f"^other had {min(laps, 4)} rounds or more instead of"):
+        in_turns({"other": other, "thrice": thrice}, rounds=3)
+
+
+def test_one_that_will_not_be_stopped_is_told_again():
+    told = []
+
+    def stubborn(lap):
+        while len(told) < 2:
+            try:
+                lap()
+            except BaseException:
+                told.append(1)
+
+    def fails(lap):
+        raise ValueError("no such luck")
+
+    with pytest.raises(ValueError, match="no such luck"):
+        in_turns({"stubborn": stubborn, "fails": fails}, rounds=3)
+    assert told == [1, 1]

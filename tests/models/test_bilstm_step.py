@@ -153,3 +153,44 @@ def test_what_it_cannot_do_leaves_parameters_alone(change):
     }
     assert own.descend(parameters, batch, 0.5) is None
     assert all(torch.equal(parameters[name], before[name]) for name in before)
+
+
+@pytest.fixture
+def defaults():
+    """Sets what torch makes tensors of, and sets it back."""
+    before = torch.get_default_dtype()
+    yield lambda dtype, device: (torch.set_default_dtype(dtype), torch.set_default_device(device))
+    torch.set_default_dtype(before)
+    torch.set_default_device(None)
+
+
+@pytest.mark.parametrize(("dtype", "device"), [("float64", "cpu"), ("float32", "meta")])
+def test_what_torch_makes_tensors_of_meanwhile_changes_no_step_and_no_later_one(
+    defaults, dtype, device
+):
+    # Sizes of its own: what is kept of a size is made here first.
+    own = BiLSTMTagger(rows=ROWS, intents=INTENTS, slot_labels=SLOTS, embedding=3, hidden=7)
+    own.initialise(torch_generator(0, "model"))
+    batch = {
+        "token_ids": torch.tensor([[[1], [2], [3]], [[4], [0], [0]]]),
+        "lengths": torch.tensor([3, 1]),
+        "intents": torch.tensor([0, 1]),
+        "slots": torch.tensor([[0, 1, 2], [3, -1, -1]]),
+        "weight": torch.ones(2),
+        "size": torch.tensor(2.0),
+    }
+
+    def stepped():
+        parameters = {name: p.detach().clone() for name, p in own.named_parameters()}
+        assert own.descend(parameters, batch, 0.5) is not None
+        return parameters
+
+    defaults(getattr(torch, dtype), device)
+    meanwhile = stepped()
+    defaults(torch.float32, "cpu")
+    later = stepped()
+    losses = own.losses(dict(own.named_parameters()), batch)
+    (losses * batch["weight"]).mean().backward()
+    for name, p in own.named_parameters():
+        assert torch.equal(meanwhile[name], later[name])
+        torch.testing.assert_close(later[name], (p - 0.5 * p.grad).detach())
