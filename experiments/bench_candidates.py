@@ -151,7 +151,7 @@ def cohorts_of(run: Run) -> list[np.ndarray]:
     return np.split(run.cohorts["drawn"], run.cohorts["drawn_offsets"][1:-1])
 
 
-def run(simulation: Simulation, lap: Lap, folder: Path | None = None) -> None:
+def run(simulation: Simulation, lap: Lap, folder: Path | None = None) -> Run:
     """Run a simulation, with a lap at the end of every round.
 
     Where there is a folder, the record and the checkpoint of a round belong to the next one.
@@ -161,10 +161,10 @@ def run(simulation: Simulation, lap: Lap, folder: Path | None = None) -> None:
         lap()
         return {}
 
-    replace(simulation, probes=[ended]).run(folder, progress=False)
+    return replace(simulation, probes=[ended]).run(folder, progress=False)
 
 
-def recorded(simulation: Simulation, lap: Lap) -> None:
+def recorded(simulation: Simulation, lap: Lap) -> Run:
     """Run it with its record and a checkpoint every round in a temporary folder."""
     with TemporaryDirectory() as folder:
-        run(simulation, lap, Path(folder) / "run")
+        return run(simulation, lap, Path(folder) / "run")

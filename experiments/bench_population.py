@@ -15,21 +15,18 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from flwr.serverapp.strategy import FedAvg
 
 from clients import NLUClient
-from experiments.bench_candidates import cohorts_of
+from experiments.bench_candidates import cohorts_of, recorded
 from experiments.bench_result import Benchmark, Budget, Measurement, ratio_of_rounds
 from fedsim.engine.flower import quiet
 from fedsim.errors import require
 from fedsim.models import BiLSTMTagger
-from fedsim.plan import FinishedRound
 from fedsim.population.home import home
-from fedsim.record import Run
 from fedsim.schedule import Static
 from fedsim.simulation import Simulation
 from strategies import ActivitySelection, SelectionPolicy, Selective, UniformSelection
@@ -187,30 +184,13 @@ def run_rounds(task: Rounds) -> Taken:
         workers=task.workers,
         evaluate_every=task.rounds + 2,
     )
-    run, seconds, cpu_seconds = _recorded(simulation)
+    # The first of them holds all that comes before it, too.
+    moments = [(time.perf_counter(), time.process_time())]
+    run = recorded(simulation, lambda: moments.append((time.perf_counter(), time.process_time())))
+    seconds, cpu_seconds = np.diff(moments, axis=0).T.tolist()
     activity, timed = people.activity(), slice(1, task.rounds + 1)
     examples = [int(np.minimum(activity[c], BATCH_SIZE).sum()) for c in cohorts_of(run)]
     return Taken(seconds[timed], cpu_seconds[timed], examples[timed], peak_bytes())
-
-
-def _recorded(simulation: Simulation) -> tuple[Run, list[float], list[float]]:
-    """Run it with its record and a checkpoint every round in a temporary folder.
-
-    Returns:
-      The run, and of every round the wall-clock seconds and those of processor time of all threads;
-      those of the record and the checkpoint of the round before are included, and the first holds
-      all that comes before it instead.
-    """
-    moments = [(time.perf_counter(), time.process_time())]
-
-    def clock(finished: FinishedRound) -> dict[str, Any]:
-        moments.append((time.perf_counter(), time.process_time()))
-        return {}
-
-    with TemporaryDirectory() as folder:
-        run = replace(simulation, probes=[clock]).run(Path(folder) / "run", progress=False)
-    seconds, cpu_seconds = np.diff(moments, axis=0).T.tolist()
-    return run, seconds, cpu_seconds
 
 
 def peak_bytes() -> int:

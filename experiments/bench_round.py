@@ -90,14 +90,14 @@ def bench_round(
         timed = slice(WARM_UP, WARM_UP + rounds)
         seconds: dict[str, list[list[float]]] = {}
         expected = {name: own.examples(name)[timed] for name in own.candidates}
+
+        def alone() -> list[float]:
+            return in_turns({FEDAVG: own.candidates[FEDAVG]}, own.rounds)[FEDAVG][timed]
+
         for repeat in range(repeats):
             for name, taken in in_turns(own.candidates, own.rounds).items():
                 seconds.setdefault(name, []).append(taken[timed])
             for peer in list(peers):
-
-                def alone() -> list[float]:
-                    return in_turns({FEDAVG: own.candidates[FEDAVG]}, own.rounds)[FEDAVG][timed]
-
                 before = alone() if repeat % 2 == 0 else None
                 try:
                     taken = peer.run(file, rounds, expected[FEDAVG])
